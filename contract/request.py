@@ -1,0 +1,140 @@
+"""What goes in: a picture, its masks and what is wanted of them. Making a request checks it; one that exists is valid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from .errors import EmptyMaskError, ImageError, MaskSizeError, OptionError
+from .record import Record, array, content_key, limits, pack
+
+ENGINES = ("auto", "draft", "sam3d")
+QUALITIES = ("fast", "standard", "best")
+PRESETS = ("auto", "prop", "figure", "slab", "ball", "pixel")
+PLY_FRAMES = ("y_down", "y_up", "z_up")
+
+# format -> (file that it makes of a scene, what it is)
+FORMATS: dict[str, tuple[str, str]] = {
+    "glb": ("model.glb", "textured mesh, glTF binary"),
+    "ply": ("splat.ply", "Gaussian splats, 17 properties"),
+    "splat": ("splat.splat", "Gaussian splats, 32 bytes each"),
+    "obj": ("model.obj", "textured mesh, with .mtl and .png beside it"),
+    "stl": ("model.stl", "bare triangles"),
+    "mesh_ply": ("mesh.ply", "mesh with vertex colours"),
+    "preview": ("preview.png", "a rendered view"),
+    "turntable": ("turntable.webp", "an animated turn"),
+}
+
+MAX_SIDE = 16384
+MAX_MASKS = 256
+
+
+@dataclass(frozen=True)
+class ExportOptions(Record):
+    """How files are written. ply_frame: which way is up in splat and mesh PLY (docs/frames.md)."""
+
+    ply_frame: Literal["y_down", "y_up", "z_up"] = "y_down"
+    preview_size: int = limits(512, 64, 2048)
+    turntable_frames: int = limits(24, 4, 120)
+    objects: bool = True  # with several masks, also write objects/<name>.* one by one
+
+
+@dataclass(frozen=True)
+class DraftOptions(Record):
+    """Every parameter of the draft engine (spec: draft_engine.md 2.8). None means: as preset and quality say."""
+
+    preset: Literal["auto", "prop", "figure", "slab", "ball", "pixel"] = "auto"
+    grid: int | None = limits(None, 32, 256)  # G, cells along the longest side
+    thickness: float | None = limits(None, 0.1, 1.5)  # tau
+    max_thickness: float | None = limits(None, 0.0, 1.0)  # sigma_H, share of the longest side; 0 switches saturation off
+    flatten: float = limits(0.0, 0.0, 20.0)  # kappa, profile `round` only
+    back_depth: float = limits(1.0, 0.05, 1.0)  # rho
+    profile: Literal["puffball", "round", "voxel"] | None = None
+    rim: Literal["round", "wall"] = "round"
+    relief: float = limits(0.0, 0.0, 0.15)  # lambda
+    back: Literal["mirror", "contour", "solid", "image", "detail"] | None = None
+    back_image: np.ndarray | None = array("uint8", "BH BW 4", optional=True)  # for back = image: RGBA, seen from behind
+    keep: Literal["all", "largest"] = "all"
+    hole_min: float = limits(0.0002, 0.0, 0.01)  # share of the mask's area below which a hole is filled
+    smooth_outline: bool = False  # one Taubin pass on the contour
+    remove_shading: bool = False
+    pivot: Literal["bottom", "center"] = "bottom"
+    splat_target: int = limits(20000, 2000, 500000)
+
+    def check(self) -> None:
+        if (self.back == "image") != (self.back_image is not None):
+            raise OptionError("back = image and a back image belong together.", "Give both, or neither.")
+
+
+@dataclass(frozen=True)
+class ReconstructRequest(Record):
+    """One picture, N masks -> one scene of N objects.
+
+    image: uint8 (H, W, 3) sRGB. masks: bool (N, H, W), N >= 1, none empty. alpha: uint8 (N, H, W) or None: soft edges of the
+    same objects. names: one for each mask, unique (default: object_1, ...). engine `auto`: sam3d where it is ready, else draft.
+    quality derives steps, sizes and budgets; texture_size and face_budget (None: as quality says) override it.
+    size: metres of the longest side of a single object.
+    """
+
+    image: np.ndarray = array("uint8", "H W 3")
+    masks: np.ndarray = array("bool", "N H W")
+    alpha: np.ndarray | None = array("uint8", "N H W", optional=True)
+    names: tuple[str, ...] = ()
+    engine: Literal["auto", "draft", "sam3d"] = "auto"
+    seed: int = limits(0, 0, 2**64 - 1)
+    quality: Literal["fast", "standard", "best"] = "standard"
+    outputs: tuple[str, ...] = ("glb", "ply", "preview")
+    texture_size: int | None = limits(None, 256, 4096)
+    face_budget: int | None = limits(None, 500, 200000)
+    size: float = limits(1.0, 0.001, 1000.0)
+    draft: DraftOptions = field(default_factory=DraftOptions)
+    export: ExportOptions = field(default_factory=ExportOptions)
+
+    def __post_init__(self) -> None:
+        _check_picture(self.image, self.masks)  # before the generic shape check: a wrong size deserves its own words
+        super().__post_init__()
+
+    def check(self) -> None:
+        count = len(self.masks)
+        if not 1 <= count <= MAX_MASKS:
+            raise EmptyMaskError(f"A request needs 1 to {MAX_MASKS} masks, this one has {count}.", "Give one mask for each object.")
+        for index, mask in enumerate(self.masks):
+            if not mask.any():
+                raise EmptyMaskError(f"Mask {index + 1} of {count} is empty.")
+        if not self.names:
+            object.__setattr__(self, "names", ("object",) if count == 1 else tuple(f"object_{i + 1}" for i in range(count)))
+        if len(self.names) != count or len(set(self.names)) != count or not all(self.names):
+            raise OptionError(f"{count} masks need {count} different names, got {list(self.names)}.", "Name each mask once, or none.")
+        for output in self.outputs:
+            if output not in FORMATS:
+                raise OptionError(f"{output!r} is no output format.", f"Choose among: {', '.join(FORMATS)}.")
+
+    def content_key(self) -> str:
+        """sha256 of everything that decides the result."""
+        return content_key(self)
+
+    def parameters(self) -> dict[str, Any]:
+        """The scalars, as JSON values: what provenance records."""
+        plain: dict[str, Any] = pack(self)[0]
+        return _without_arrays(plain)
+
+
+def _check_picture(image: Any, masks: Any) -> None:
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ImageError("The picture must be a uint8 array of shape (H, W, 3), sRGB.", "Convert it first, e.g. Image.convert('RGB').")
+    height, width = image.shape[:2]
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+        raise ImageError(f"The picture is {width}x{height} pixels.", f"Each side must have 1 to {MAX_SIDE} pixels.")
+    if isinstance(masks, np.ndarray) and masks.ndim == 3 and masks.shape[1:] != (height, width):
+        raise MaskSizeError(
+            f"The masks are {masks.shape[2]}x{masks.shape[1]} pixels, the picture is {width}x{height}.",
+            "Resize the masks first (nearest neighbour).",
+        )
+
+
+def _without_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_arrays(v) for k, v in value.items() if not (isinstance(v, dict) and set(v) == {"$"})}
+    return value
