@@ -1,0 +1,36 @@
+"""Call the worker from anywhere: nodes, command line, server, a script.
+
+from comfyui_sam3d.client import open_backend, reconstruct
+
+scene = reconstruct(image, masks)                      # one call: starts a worker, waits, stops it
+
+with open_backend() as backend:                        # many: one worker, kept
+    for event in backend.reconstruct(request): ...
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..contract.request import ReconstructRequest
+from ..contract.scene import Scene
+from .local import LocalBackend, State
+
+__all__ = ["LocalBackend", "State", "open_backend", "reconstruct"]
+
+
+def open_backend(**options: Any) -> LocalBackend:
+    """The backend that this machine's settings name: today always a local worker (see `LocalBackend` for the options)."""
+    return LocalBackend(**options)
+
+
+def reconstruct(image: np.ndarray, masks: np.ndarray, **fields: Any) -> Scene:
+    """One picture, uint8 (H, W, 3), and its masks, bool (N, H, W) -> Scene. `fields` are those of ReconstructRequest.
+
+    Starts a worker and stops it again; raises a Sam3dError.
+    """
+    request = ReconstructRequest(image=image, masks=masks, **fields)
+    with open_backend() as backend:
+        return backend.reconstruct(request).result()

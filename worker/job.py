@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -17,6 +17,10 @@ class Job(Protocol):
     """Given to an engine. Every method may raise JobCancelled: let it pass."""
 
     timings: dict[str, float]
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        """The stages to come and their shares of the time (any unit), so that the bar moves evenly. Optional."""
+        ...
 
     def step(self, stage: str, step: int, total: int) -> None:
         """Step `step` of `total` of `stage` is done (0: the stage begins). Call it at least between any two pieces of work of 0.3 s."""
@@ -42,6 +46,9 @@ class QuietJob:
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}
+
+    def plan(self, stages: Mapping[str, float]) -> None:
+        pass
 
     def step(self, stage: str, step: int, total: int) -> None:
         pass

@@ -1,0 +1,53 @@
+"""Which command starts the worker. Decided by the pack's folder and by the environment, never by a request or a widget.
+
+SAM3D_WORKER_COMMAND   a whole command line (a container, an ssh line, ...) that ends in a worker on its stdin and stdout
+SAM3D_WORKER_PYTHON    an interpreter that has the pack installed
+otherwise              <pack>/_env, once install.py has finished it
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from ..contract.errors import SetupError
+
+PACK = Path(__file__).resolve().parent.parent
+READY = ".sam3d_ready.json"  # the installer's journal, written last
+WORKER = ("-m", "comfyui_sam3d.worker")
+
+# What a host's Python may have set for itself must not reach another interpreter.
+_NOT_INHERITED = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__")
+
+
+def env_python(env: Path) -> Path:
+    """The interpreter of a virtual environment; on Windows both uv's and conda's layouts are looked at."""
+    if sys.platform == "win32":
+        scripts = env / "Scripts" / "python.exe"
+        return scripts if scripts.exists() else env / "python.exe"
+    return env / "bin" / "python"
+
+
+def worker_command() -> list[str]:
+    """The worker's argument list. Raises SetupError where the environment isn't there: never a silent run in the host's Python."""
+    if line := os.environ.get("SAM3D_WORKER_COMMAND", "").strip():
+        return shlex.split(line, posix=sys.platform != "win32")
+    if python := os.environ.get("SAM3D_WORKER_PYTHON", "").strip():
+        if not Path(python).is_file():
+            raise SetupError(
+                f"SAM3D_WORKER_PYTHON names {python}, which isn't there.", "Correct the variable, or unset it and run: python install.py"
+            )
+        return [python, *WORKER]
+    env = PACK / "_env"
+    if not (env / READY).is_file():
+        state = "isn't finished" if env.exists() else "isn't there"
+        raise SetupError(f"The worker's environment {env} {state}.", f"Run: python install.py   (in {PACK})")
+    return [str(env_python(env)), *WORKER]
+
+
+def worker_environment() -> dict[str, str]:
+    """This process's variables without those that belong to its own Python."""
+    kept = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
+    return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", "")}
