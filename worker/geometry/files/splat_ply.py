@@ -1,0 +1,93 @@
+"""Gaussian splats as PLY: binary, float32, the 17 properties of 3D Gaussian Splatting (68 bytes a splat at degree 0).
+
+    x y z nx ny nz f_dc_0..2 [f_rest_0..] opacity scale_0..2 rot_0..3
+
+nx..nz are 0; opacity is a logit, scales are natural logs, rot is a unit quaternion, w first. f_rest stands there only for splats with K > 1
+coefficients, channel by channel, as the format has it. Sources: spec/postprocess.md section 6; golden `gaussian_ply_release` has the header.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ....contract.errors import InputError, OutputError
+from ....contract.scene import Splats
+
+_LEAST_OPACITY = 1e-6
+_LEAST_SCALE = 1e-12  # metres; a flat splat is fine, the log of 0 isn't
+
+
+def _properties(rest: int) -> list[str]:
+    return [
+        *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2"),
+        *(f"f_rest_{i}" for i in range(rest)),
+        *("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+    ]
+
+
+def splat_ply(splats: Splats) -> bytes:
+    """The file, for splats already in the file's frame. Rows that aren't finite are dropped; OutputError if none is left."""
+    count, rest = len(splats.positions), 3 * (splats.sh.shape[1] - 1)
+    rows = np.zeros((count, 17 + rest), "<f4")
+    tail = rows[:, 9 + rest :]
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        rows[:, 0:3] = splats.positions
+        rows[:, 6:9] = splats.sh[:, 0]
+        rows[:, 9 : 9 + rest] = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, rest)
+        opacity = np.clip(splats.opacities.astype(np.float64), _LEAST_OPACITY, 1 - _LEAST_OPACITY)
+        tail[:, 0] = np.log(opacity / (1 - opacity))
+        tail[:, 1:4] = np.log(np.maximum(splats.scales, _LEAST_SCALE))
+        tail[:, 4:8] = splats.rotations / np.linalg.norm(splats.rotations, axis=1, keepdims=True)
+    good = np.isfinite(rows).all(axis=1)
+    if not good.any():
+        raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
+    if not good.all():
+        rows = rows[good]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
+    header += [f"property float {name}" for name in _properties(rest)] + ["end_header", ""]
+    return "\n".join(header).encode() + rows.tobytes()
+
+
+def read_splat_ply(data: bytes) -> Splats:
+    """A splat PLY (binary little endian, float properties in any order) -> activated splats, in the file's own frame.
+
+    Extra float properties are skipped. Raises InputError for anything else.
+    """
+    end = data.find(b"end_header\n")
+    lines = data[: max(end, 0)].decode("ascii", "replace").split("\n")
+    if end < 0 or lines[:2] != ["ply", "format binary_little_endian 1.0"]:
+        raise InputError("This is no binary little-endian PLY.", "Export the splats as binary PLY.")
+    words = [line.split() for line in lines[2:] if line and not line.startswith("comment")]
+    elements = [word for word in words if word[0] == "element"]
+    fields = [word[2] for word in words if word[:2] == ["property", "float"] and len(word) == 3]
+    simple = len(elements) == 1 and elements[0][:2] == ["element", "vertex"] and len(elements[0]) == 3 and elements[0][2].isdigit()
+    if not simple or len(fields) != len(words) - 1 or len(set(fields)) != len(fields):
+        raise InputError("This PLY holds more than one list of float properties.", "Export Gaussian splats, not a mesh or a point cloud.")
+    rest = sum(name.startswith("f_rest_") for name in fields)
+    missing = set(_properties(rest)) - set(fields) - {"nx", "ny", "nz"}
+    if missing or rest not in (0, 9, 24, 45):
+        raise InputError(f"This PLY lacks {', '.join(sorted(missing)) or 'some f_rest'}.", "Export Gaussian splats, not a point cloud.")
+    count, start = int(elements[0][2]), end + len(b"end_header\n")
+    if len(data) - start < 4 * count * len(fields):
+        raise InputError(f"This PLY ends before its {count} splats do.", "Copy the file again.")
+    rows = np.frombuffer(data, "<f4", count * len(fields), start).reshape(count, len(fields))
+    column = {name: rows[:, i] for i, name in enumerate(fields)}
+
+    def pick(*names: str) -> np.ndarray:
+        return np.stack([column[name] for name in names], axis=1)
+
+    rotations = pick("rot_0", "rot_1", "rot_2", "rot_3")
+    length = np.linalg.norm(rotations, axis=1, keepdims=True)
+    identity = np.array([1, 0, 0, 0], np.float32)
+    sh = pick("f_dc_0", "f_dc_1", "f_dc_2")[:, None, :]
+    if rest:
+        more = pick(*(f"f_rest_{i}" for i in range(rest))).reshape(count, 3, rest // 3).transpose(0, 2, 1)
+        sh = np.concatenate([sh, more], axis=1)
+    with np.errstate(over="ignore"):
+        return Splats(
+            positions=pick("x", "y", "z"),
+            scales=np.exp(pick("scale_0", "scale_1", "scale_2")),
+            rotations=np.where(length > 0, rotations / np.where(length > 0, length, 1), identity).astype(np.float32),
+            opacities=(1 / (1 + np.exp(-column["opacity"].astype(np.float64)))).astype(np.float32),
+            sh=np.ascontiguousarray(sh),
+        )

@@ -1,0 +1,129 @@
+"""The one frame, and every turn away from it (docs/frames.md).
+
+Ours is glTF's: right-handed, x right, y up, front towards +z, metres; matrices act on column vectors; quaternions are
+(w, x, y, z). Other conventions appear here and nowhere else, each under its own name:
+
+    FRAMES            what `ply_frame` does to coordinates: y_up (nothing), y_down, z_up
+    *_sam3d_*         the published model's: row vectors, PyTorch3D camera axes, the inverse quaternion
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...contract.errors import InputError
+from ...contract.scene import Mesh, Pose, Splats
+from .harmonics import rotate_sh
+
+# ply_frame -> the rotation from our frame to the file's. All are proper rotations: nothing is ever mirrored.
+FRAMES: dict[str, np.ndarray] = {
+    "y_up": np.eye(3),
+    "y_down": np.diag([1.0, -1.0, -1.0]),  # half a turn about x: the frame of 3DGS training data
+    "z_up": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]),  # (x, y, z) -> (x, -z, y): Blender's, and the model's own
+}
+
+CANONICAL_TO_OBJECT = FRAMES["z_up"].T  # the model's canonical object frame (z up) -> ours: (x, y, z) -> (x, z, -y)
+P3D_TO_SCENE = np.diag([-1.0, 1.0, -1.0])  # PyTorch3D camera axes (x left, y up, z forward) -> glTF's (x right, y up, z backward)
+
+
+def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Hamilton product of quaternions (..., 4), w first: the rotation `b`, then `a`."""
+    aw, ax, ay, az = np.moveaxis(np.asarray(a), -1, 0)
+    bw, bx, by, bz = np.moveaxis(np.asarray(b), -1, 0)
+    return np.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        axis=-1,
+    )
+
+
+def matrices(quaternions: np.ndarray) -> np.ndarray:
+    """Unit quaternions (..., 4) -> rotation matrices (..., 3, 3) for column vectors."""
+    w, x, y, z = np.moveaxis(np.asarray(quaternions), -1, 0)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def quaternions(rotations: np.ndarray) -> np.ndarray:
+    """Rotation matrices (..., 3, 3) for column vectors -> unit quaternions (..., 4), float64, w >= 0."""
+    m = np.asarray(rotations, np.float64)
+    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
+    # 4 q_i q_j for every pair: the row with the largest diagonal gives q without cancellation, whatever the rotation.
+    a, b, c = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
+    d, e, f = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
+    table = np.stack(
+        [
+            np.stack([1 + xx + yy + zz, a, b, c], axis=-1),
+            np.stack([a, 1 + xx - yy - zz, d, e], axis=-1),
+            np.stack([b, d, 1 - xx + yy - zz, f], axis=-1),
+            np.stack([c, e, f, 1 - xx - yy + zz], axis=-1),
+        ],
+        axis=-2,
+    )
+    best = np.argmax(np.diagonal(table, axis1=-2, axis2=-1), axis=-1)
+    q = np.take_along_axis(table, best[..., None, None], axis=-2)[..., 0, :]
+    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
+    return np.where(q[..., :1] < 0, -q, q)
+
+
+def move_splats(splats: Splats, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Splats:
+    """`x -> scale * rotation @ x + translation`, done to positions, orientations, sizes and, above degree 0, to the colours' directions."""
+    turn = np.asarray(rotation, np.float64)
+    return splats.replace(
+        positions=(scale * (splats.positions @ turn.T) + np.asarray(translation)).astype(np.float32),
+        rotations=multiply(quaternions(turn), splats.rotations).astype(np.float32),
+        scales=splats.scales * np.float32(scale),
+        sh=rotate_sh(splats.sh, turn),
+    )
+
+
+def move_mesh(mesh: Mesh, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Mesh:
+    """`x -> scale * rotation @ x + translation`, done to vertices and normals."""
+    turn = np.asarray(rotation, np.float64)
+    normals = None if mesh.normals is None else (mesh.normals @ turn.T).astype(np.float32)
+    vertices = (scale * (mesh.vertices @ turn.T) + np.asarray(translation)).astype(np.float32)
+    return mesh.replace(vertices=vertices, normals=normals)
+
+
+def place_splats(splats: Splats, pose: Pose) -> Splats:
+    """Object -> scene."""
+    return splats if pose == Pose() else move_splats(splats, pose.rotation_matrix(), pose.scale, pose.translation)
+
+
+def place_mesh(mesh: Mesh, pose: Pose) -> Mesh:
+    """Object -> scene."""
+    return mesh if pose == Pose() else move_mesh(mesh, pose.rotation_matrix(), pose.scale, pose.translation)
+
+
+def from_sam3d_pose(quaternion: Sequence[float], translation: Sequence[float], scale: Sequence[float] | float) -> Pose:
+    """The published model's pose -> ours, for an object whose points went through CANONICAL_TO_OBJECT.
+
+    There `p_cam = (p_obj * s) @ R(q) + t` with row vectors, p_obj canonical z-up, p_cam in PyTorch3D camera axes: q is the *inverse*
+    of the column-vector rotation. The result maps our object frame to glTF camera axes: a glTF camera at the origin, unturned,
+    sees the photo's view. scale: a number or three equal ones. Source: spec/postprocess.md section 9; golden `scene_assembly`.
+    Raises InputError where the scales differ or the quaternion is zero.
+    """
+    sizes = np.atleast_1d(np.asarray(scale, np.float64)).ravel()
+    q = np.asarray(quaternion, np.float64).ravel()
+    length = np.linalg.norm(q)
+    if np.ptp(sizes) > 1e-4 * sizes.max() or not length > 0:
+        raise InputError("The model's pose has unequal scales or no rotation.", "Average the scales and normalise the quaternion first.")
+    turn = P3D_TO_SCENE @ matrices(q / length).T @ CANONICAL_TO_OBJECT.T
+    moved = P3D_TO_SCENE @ np.asarray(translation, np.float64).ravel()
+    return Pose(tuple(quaternions(turn)), tuple(moved), float(sizes.mean()))
+
+
+def to_sam3d_pose(pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
+    """The inverse of `from_sam3d_pose`: (quaternion (4,), translation (3,), scale) in the published model's convention."""
+    turn = P3D_TO_SCENE.T @ pose.rotation_matrix() @ CANONICAL_TO_OBJECT
+    return quaternions(turn.T), P3D_TO_SCENE.T @ np.asarray(pose.translation), pose.scale

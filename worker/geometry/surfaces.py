@@ -1,0 +1,76 @@
+"""What every mesh writer and the renderer need of a mesh: that it's sound, its normals, its colour at a place."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...contract.errors import OutputError
+from ...contract.scene import Mesh
+
+
+def checked(mesh: Mesh, name: str) -> Mesh:
+    """The mesh, or an OutputError that says why it can't be written."""
+    if len(mesh.faces) == 0:
+        raise OutputError(f"The mesh of {name!r} has no faces.", "Choose another format, or leave this object out.")
+    for what, values in (("vertices", mesh.vertices), ("normals", mesh.normals), ("uvs", mesh.uvs)):
+        if values is not None and not np.isfinite(values).all():
+            raise OutputError(f"The mesh of {name!r} has {what} that are not finite.", "The engine made a broken mesh: please report it.")
+    return mesh
+
+
+def textured(mesh: Mesh) -> bool:
+    """Whether the colour comes from a texture (it wins over vertex colours)."""
+    return mesh.uvs is not None and mesh.texture is not None and mesh.texture.size > 0
+
+
+def unit_normals(mesh: Mesh) -> np.ndarray:
+    """(V, 3) float32, unit length: the mesh's own, or the area-weighted mean over all faces that meet at a *place*.
+
+    Vertices that a texture seam splits share their place, and so their normal. A vertex without any area gets +y.
+    """
+    if mesh.normals is None:
+        corners = mesh.vertices[mesh.faces.astype(np.int64)]
+        areas = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # twice the area long
+        _, place = np.unique(mesh.vertices, axis=0, return_inverse=True)
+        place = place.reshape(-1)
+        target = place[mesh.faces.astype(np.int64)].ravel()
+        summed = [np.bincount(target, np.repeat(areas[:, axis], 3), minlength=len(mesh.vertices)) for axis in range(3)]
+        normals = np.stack(summed, axis=1)[place]
+    else:
+        normals = mesh.normals.astype(np.float64)
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    return np.where(length > 1e-20, normals / np.maximum(length, 1e-20), (0.0, 1.0, 0.0)).astype(np.float32)
+
+
+def sample(texture: np.ndarray, uvs: np.ndarray, nearest: bool = False) -> np.ndarray:
+    """Texture (H, W, C) at UVs (N, 2), clamped at the border -> (N, C) float32 in the texture's units.
+
+    glTF's rule: (0, 0) is the top left *corner*, texel centres lie at (i + 0.5) / size. Bilinear unless `nearest`.
+    """
+    height, width = texture.shape[:2]
+    x, y = uvs[:, 0] * np.float32(width), uvs[:, 1] * np.float32(height)
+    flat = texture.reshape(height * width, -1)
+    if nearest:
+        column, row = np.clip(x.astype(np.int32), 0, width - 1), np.clip(y.astype(np.int32), 0, height - 1)
+        return flat[row * width + column].astype(np.float32)
+    x, y = np.clip(x - np.float32(0.5), 0, width - 1), np.clip(y - np.float32(0.5), 0, height - 1)
+    left, top = x.astype(np.int32), y.astype(np.int32)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    across, down = (x - left)[:, None], (y - top)[:, None]
+    top, bottom = top * width, bottom * width
+    upper = flat[top + left] * (1 - across) + flat[top + right] * across
+    lower = flat[bottom + left] * (1 - across) + flat[bottom + right] * across
+    return (upper * (1 - down) + lower * down).astype(np.float32)
+
+
+def vertex_colors(mesh: Mesh) -> np.ndarray:
+    """(V, 4) uint8 sRGB: the mesh's own, or those of its texture at the vertices, or a neutral grey."""
+    if mesh.vertex_colors is not None:
+        return mesh.vertex_colors
+    colors = np.full((len(mesh.vertices), 4), 255, np.uint8)
+    if textured(mesh):
+        assert mesh.texture is not None and mesh.uvs is not None
+        colors[:, :3] = np.round(sample(mesh.texture, mesh.uvs, mesh.sampler == "nearest"))
+    else:
+        colors[:, :3] = 200
+    return colors
