@@ -1,0 +1,91 @@
+"""The step from `python sam3d.py COMMAND ...` into `_env/`: what the command needs, then the command itself.
+
+On POSIX this process becomes the command (exec), so that signals and exit codes are its own. On Windows it waits for it.
+`build` is imported only when there is something to build: a warm start costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from . import journal
+
+NOT_READY = 3  # exit code: the environment isn't ready
+
+
+def main(root: str, argv: list[str]) -> int:
+    """Run the command line `argv` (without the program's name) of the pack at `root`."""
+    testing = argv[:1] == ["test"]
+    layers = journal.LAYERS if testing else ("base",)
+    named = os.environ.get("SAM3D_WORKER_PYTHON")
+    python = _named_python(named, testing) if named else _env_python(root, layers)
+    if python is None:
+        return NOT_READY
+    if testing:
+        os.chdir(root)
+        command = ["-m", "pytest", *_gate(argv[1:]), *argv[1:]]
+    else:
+        command = ["-m", "comfyui_sam3d.factory.cli", *argv]
+    return _become([python, *command])
+
+
+def say(line: str) -> None:
+    """Progress goes to stderr: stdout belongs to the command."""
+    print("sam3d: " + line, file=sys.stderr, flush=True)
+
+
+def _env_python(root: str, layers: tuple[str, ...]) -> str | None:
+    """The Python of a ready `_env/`, built now if need be; None when that failed, which has then been said."""
+    if journal.state(root, layers)[0] != "ready":
+        from .build import ensure
+        from .uv import InstallError
+
+        try:
+            ensure(root, layers, say)
+        except InstallError as error:
+            say(f"ERROR {error.message}")
+            say(f"      {error.hint}")
+            return None
+    return journal.env_python(journal.env_dir(root))
+
+
+def _named_python(python: str, testing: bool) -> str | None:
+    """SAM3D_WORKER_PYTHON, when it has what the command imports; else None, and it has been said what to type."""
+    import subprocess
+
+    needed = ["comfyui_sam3d", *(["pytest", "pytest_cov"] if testing else [])]
+    code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
+    try:
+        done = subprocess.run([python, "-c", code, *needed], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        say(f"ERROR SAM3D_WORKER_PYTHON is {python}, which can't be run ({error}).")
+        say("      Correct it, or unset it to use _env.")
+        return None
+    if done.returncode or done.stdout.strip():
+        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        say(f"ERROR SAM3D_WORKER_PYTHON is {python}, which lacks: {done.stdout.strip() or done.stderr.strip()[-200:]}")
+        layers = " ".join(f"-r {os.path.join('environment', layer + '.txt')}" for layer in (journal.LAYERS if testing else ("base",)))
+        say(f'      In {root} type: "{python}" -m pip install {layers} -e . ; or unset it to use _env.')
+        return None
+    return python
+
+
+def _gate(args: list[str]) -> list[str]:
+    """The coverage gate (its limit and its scope stand in pyproject.toml) belongs to the whole suite, not to a choice of tests."""
+    return ["--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered"] if set(args) <= {"--full"} else []
+
+
+def _become(argv: list[str]) -> int:
+    for name in ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__"):  # another Python's; it would break this one
+        os.environ.pop(name, None)
+    os.environ["PYTHONUTF8"] = "1"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name != "nt":
+        os.execv(argv[0], argv)
+    import signal
+    import subprocess
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the console sends Ctrl-C to the child too, which decides
+    return subprocess.call(argv)
