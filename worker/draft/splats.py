@@ -1,0 +1,104 @@
+"""One flattened Gaussian for each piece of the surface ("moment splats", spec draft_engine.md 5).
+
+Each triangle is thought split into 4^n equal ones; all pieces of one triangle share their shape, so it is found once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...contract.scene import SH_C0, Splats
+
+GAMMA = 1.5  # widens a splat beyond its piece's own second moments: no holes
+GAMMA_RIM = 1.0  # pieces at the silhouette, so that it doesn't grow
+OPACITY = 0.95
+MOST = 2_000_000  # splats
+
+
+def levels(positions: np.ndarray, faces: np.ndarray, edge: float, target: int) -> int:
+    """How often to split each triangle in 4: until the mean edge is at most `edge` as seen from the front, and there are `target` pieces."""
+    corners = positions[faces][..., :2]
+    mean = float(np.linalg.norm(corners - np.roll(corners, 1, 1), axis=2).mean())
+    n = 0
+    while (mean / 2**n > edge or len(faces) * 4**n < target) and len(faces) * 4 ** (n + 1) <= MOST:
+        n += 1
+    return n
+
+
+def pieces(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Barycentric corners (4^n, 3, 3) of the pieces of a triangle: piece, corner, weight of the triangle's corners; and which way is up, bool."""
+    corners = np.eye(3)[None]
+    for _ in range(n):
+        a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
+        ab, bc, ca = (a + b) / 2, (b + c) / 2, (c + a) / 2
+        corners = np.concatenate([np.stack(t, 1) for t in ((a, ab, ca), (ab, b, bc), (ca, bc, c), (bc, ca, ab))])
+    return corners
+
+
+def splat_surface(
+    positions: np.ndarray, faces: np.ndarray, rim: np.ndarray, uvs: np.ndarray, texture: np.ndarray, n: int, size: float
+) -> Splats:
+    """positions: float (V, 3), metres; faces: (F, 3), outward; rim: bool (V,), on the silhouette; uvs: float (F, 3, 2); texture: uint8 (H, W, 3);
+    n: levels of splitting; size: metres of the longest side. Gives F * 4^n splats, face by face."""
+    corners = positions[faces].astype(np.float64)
+    edges = np.stack([corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 1], corners[:, 0] - corners[:, 2]], 1)
+    normal = np.cross(edges[:, 0], edges[:, 1])
+    double_area = np.linalg.norm(normal, axis=1)
+    normal /= np.maximum(double_area, 1e-30)[:, None]
+
+    # In-plane second moments of a uniform triangle are (e0 e0' + e1 e1' + e2 e2') / 36; its principal axes in closed form.
+    first = edges[:, 0] / np.maximum(np.linalg.norm(edges[:, 0], axis=1), 1e-30)[:, None]
+    second = np.cross(normal, first)
+    flat = np.stack([np.einsum("fij,fj->fi", edges, first), np.einsum("fij,fj->fi", edges, second)], 2)
+    moments = np.einsum("fia,fib->fab", flat, flat) / 36
+    mean, half, mixed = (moments[:, 0, 0] + moments[:, 1, 1]) / 2, (moments[:, 0, 0] - moments[:, 1, 1]) / 2, moments[:, 0, 1]
+    spread = np.hypot(half, mixed)
+    angle = np.arctan2(mixed, half) / 2
+    axis = np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * second
+    rotation = _quaternion(np.stack([axis, np.cross(normal, axis), normal], 2))
+    shrunk = 0.5**n
+    long = np.sqrt(mean + spread) * shrunk
+    short = np.maximum(np.sqrt(np.maximum(mean - spread, 0)) * shrunk, 0.05 * long)
+    thick = np.maximum(0.1 * np.sqrt(double_area / 2) * shrunk, 1e-4 * size)
+
+    split = pieces(n)
+    count = len(split)
+    on_rim = np.einsum("pkw,fw->fpk", split, rim[faces].astype(np.float64)).max(2) > 1 - 1e-9
+    gamma = np.where(on_rim, GAMMA_RIM, GAMMA)
+    scales = np.empty((len(faces), count, 3), np.float32)
+    scales[..., 0], scales[..., 1] = gamma * long[:, None], gamma * short[:, None]
+    scales[..., 2] = thick[:, None]
+    centres = np.einsum("pw,fwx->fpx", split.mean(1), corners - (thick[:, None] * normal)[:, None])
+
+    taps = np.concatenate([split.mean(1)[:, None], (split + np.roll(split, 1, 1)) / 2], 1)  # centroid and mid-edges
+    at = np.einsum("ptw,fwu->fptu", taps.astype(np.float32), uvs.astype(np.float32))
+    height, width = texture.shape[:2]
+    column = np.clip((at[..., 0] * width).astype(np.int32), 0, width - 1)
+    row = np.clip((at[..., 1] * height).astype(np.int32), 0, height - 1)
+    colour = texture[row, column].mean(2, dtype=np.float32) / np.float32(255)
+
+    total = len(faces) * count
+    return Splats(
+        positions=centres.reshape(total, 3).astype(np.float32),
+        scales=scales.reshape(total, 3),
+        rotations=np.repeat(rotation.astype(np.float32), count, 0),
+        opacities=np.full(total, OPACITY, np.float32),
+        sh=((colour.reshape(total, 1, 3) - np.float32(0.5)) / np.float32(SH_C0)).astype(np.float32),
+    )
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """Unit quaternions w, x, y, z (N, 4) of rotation matrices (N, 3, 3): the largest of the four components first, for accuracy."""
+    r = rotation
+    trace = r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2]
+    squares = np.stack([trace, *(2 * r[:, i, i] - trace for i in range(3))], 1)  # 4 q_i^2 - 1
+    largest = np.argmax(squares, 1)
+    root = np.sqrt(1 + np.take_along_axis(squares, largest[:, None], 1))[:, 0]  # 2 |q|
+    products = np.empty((len(r), 4, 4))  # 4 q_i q_j
+    w = (r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1])
+    xy, xz, yz = r[:, 0, 1] + r[:, 1, 0], r[:, 0, 2] + r[:, 2, 0], r[:, 1, 2] + r[:, 2, 1]
+    for i in range(4):
+        products[:, i, i] = 1 + squares[:, i]
+    for (i, j), value in {(0, 1): w[0], (0, 2): w[1], (0, 3): w[2], (1, 2): xy, (1, 3): xz, (2, 3): yz}.items():
+        products[:, i, j] = products[:, j, i] = value
+    return products[np.arange(len(r)), largest] / (2 * root[:, None])
