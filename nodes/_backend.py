@@ -42,7 +42,7 @@ class _Voice:
 
     def stage(self, name: str, detail: str = "") -> None:
         now = time.monotonic()
-        if name != self._stage or now - self._said >= TEXT_EVERY:
+        if name != self._stage or (detail and now - self._said >= TEXT_EVERY):
             self._stage, self._said = name, now
             _host.say(f"{name} {detail}".strip())
 
@@ -152,12 +152,13 @@ class SharedBackend:
         thread = threading.Thread(target=work, name="sam3d-node", daemon=True)
         thread.start()
         voice = _Voice()
-        voice.stage(what)
         try:
             while thread.is_alive():
                 thread.join(POLL)
-                voice.tick()
                 _host.check_interrupt()
+                if thread.is_alive():
+                    voice.stage(what)
+                voice.tick()
         except BaseException:
             backend, self._backend = self._backend, None
             threading.Thread(target=backend.close, name="sam3d-close", daemon=True).start()

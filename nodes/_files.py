@@ -53,7 +53,7 @@ def picked_many(lines: str) -> list[Path]:
     for line in (part.strip() for part in lines.splitlines()):
         if not line:
             continue
-        if not any(sign in line for sign in "*?"):
+        if not any(sign in line for sign in "*?[") or contained(line, _host.input_dir()).is_file():
             out.append(picked(line))
             continue
         folder, _, pattern = line.rpartition("/")
