@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from ..contract.errors import SetupError
 
 PACK = Path(__file__).resolve().parent.parent
 READY = ".sam3d_ready.json"  # the installer's journal, written last
-WORKER = ("-m", "comfyui_sam3d.worker")
+# -I: neither the current folder nor a host's PYTHON* variables may put other modules before ours.
+WORKER = ("-I", "-X", "utf8", "-m", "comfyui_sam3d.worker")
 
 # What a host's Python may have set for itself must not reach another interpreter.
 _NOT_INHERITED = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__")
@@ -33,21 +35,33 @@ def env_python(env: Path) -> Path:
 def worker_command() -> list[str]:
     """The worker's argument list. Raises SetupError where the environment isn't there: never a silent run in the host's Python."""
     if line := os.environ.get("SAM3D_WORKER_COMMAND", "").strip():
-        return shlex.split(line, posix=sys.platform != "win32")
+        return _split(line, windows=sys.platform == "win32")
     if python := os.environ.get("SAM3D_WORKER_PYTHON", "").strip():
-        if not Path(python).is_file():
+        found = shutil.which(python)
+        if found is None:
             raise SetupError(
-                f"SAM3D_WORKER_PYTHON names {python}, which isn't there.", "Correct the variable, or unset it and run: python install.py"
+                f"SAM3D_WORKER_PYTHON names {python}, which isn't there or can't be run.",
+                "Correct the variable, or unset it and run: python install.py",
             )
-        return [python, *WORKER]
+        return [found, *WORKER]
     env = PACK / "_env"
-    if not (env / READY).is_file():
+    interpreter = env_python(env)
+    if not (env / READY).is_file() or not interpreter.exists():
         state = "isn't finished" if env.exists() else "isn't there"
         raise SetupError(f"The worker's environment {env} {state}.", f"Run: python install.py   (in {PACK})")
-    return [str(env_python(env)), *WORKER]
+    return [str(interpreter), *WORKER]
+
+
+def _split(line: str, *, windows: bool) -> list[str]:
+    """A command line in words. On Windows a backslash is no escape, and quotes only hold a word together."""
+    try:
+        words = shlex.split(line, posix=not windows)
+    except ValueError as problem:
+        raise SetupError(f"SAM3D_WORKER_COMMAND can't be read: {problem}.", "Correct its quotes, or unset it.") from None
+    return [word.strip('"') for word in words] if windows else words
 
 
 def worker_environment() -> dict[str, str]:
     """This process's variables without those that belong to its own Python."""
     kept = {k: v for k, v in os.environ.items() if k not in _NOT_INHERITED}
-    return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1", "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", "")}
+    return {**kept, "PYTHONUTF8": "1", "PYTHONNOUSERSITE": "1"}

@@ -1,26 +1,42 @@
 """The Backend that owns a worker process on this machine: starts it when there is work, watches it, stops it.
 
-States: `dead` (no process; the next call starts one), `starting`, `ready`, `busy`, `stopping`. One job at a time: a second one while the first
-runs is a WorkerStateError. After a crash the next call starts a fresh worker; a job is never repeated here - attempts are counted in one place,
-by the batch ledger or the dispatcher.
+One job at a time: a second one while the first runs is a WorkerStateError. After a crash the next call starts a fresh worker; a job is
+never repeated here - attempts are counted in one place, by the batch ledger or the dispatcher.
+
+    state      what is there                           leads to
+    dead       no process                              starting (a call)
+    starting   a process that hasn't said Hello        ready or busy (Hello), stopping, dead
+    ready      a process without a job                 busy (a call), stopping, dead
+    busy       a process with a job                    ready (the job's end), stopping, dead
+    stopping   a process that is to die, or is dead    dead (when it has been waited for)
+               and not yet waited for
+
+The state isn't stored: it follows from the process and the job that are there, so the two can't disagree.
 """
 
 from __future__ import annotations
 
+import atexit
 import enum
+import functools
 import itertools
-import queue
+import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..contract import messages
 from ..contract.backend import Cancelled, Done, Event, Failed, Log, Preview, Progress
 from ..contract.errors import JobCancelled, OptionError, Sam3dError, WorkerStateError
+from ..contract.frames import encode_frame
 from ..contract.record import Record
 from ..contract.request import FORMATS, ExportOptions, ReconstructRequest
 from ..contract.scene import Scene
 from .interpreter import worker_command, worker_environment
+from .job import LocalJob
 from .process import WorkerProcess
+
+PATIENCE = 2.0  # seconds that close() gives the worker to end by itself
 
 
 class State(enum.Enum):
@@ -31,67 +47,14 @@ class State(enum.Enum):
     DEAD = "dead"
 
 
-class LocalJob:
-    """A job of a LocalBackend; see contract.backend.Reconstruction. May be used from any one thread, `cancel` from every thread."""
-
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._cancel = cancel
-        self._last: Event | None = None
-        self._finished = False  # the last event is in the queue; set by whoever puts it there
-        self._guard = threading.Lock()
-        self.files: Mapping[str, bytes] = {}
-
-    def __iter__(self) -> Iterator[Event]:
-        while self._last is None:
-            event = self._take(None)
-            assert event is not None
-            yield event
-
-    def poll(self, timeout: float) -> Event | None:
-        return self._last if self._last is not None else self._take(timeout)
-
-    def cancel(self) -> None:
-        if not self._finished:
-            self._cancel()
-
-    def result(self) -> Scene:
-        for _ in self:
-            pass
-        if isinstance(self._last, Done):
-            return self._last.scene
-        if isinstance(self._last, Failed):
-            raise self._last.error
-        raise JobCancelled("The job was cancelled.")
-
-    @property
-    def finished(self) -> bool:
-        return self._finished
-
-    def put(self, event: Event) -> bool:
-        """From the backend: one more event. After the last one nothing counts any more; returns whether this one did."""
-        with self._guard:
-            if self._finished:
-                return False
-            self._finished = isinstance(event, (Done, Failed, Cancelled))
-            self._events.put(event)
-            return True
-
-    def _take(self, timeout: float | None) -> Event | None:
-        try:
-            event = self._events.get(timeout=timeout)
-        except queue.Empty:
-            return None
-        if isinstance(event, (Done, Failed, Cancelled)):
-            self._last = event
-        return event
-
-
 class LocalBackend:
-    """A worker process behind the two verbs of contract.backend.Backend. Usable as a context manager.
+    """A worker process behind the two verbs of contract.backend.Backend. Usable as a context manager, and from several threads.
 
     command: the argument list (default: client.interpreter decides). silence: seconds without a heartbeat after which a worker counts
-    as hung. grace: seconds that a cancelled job gets to reach its next step before the process is killed. start_timeout: seconds until the worker's greeting.
+    as hung. grace: seconds that a cancelled job gets to reach its next step before the process is killed. start_timeout: seconds until
+    the worker's greeting. environment: variables added to the worker's.
+
+    It belongs to the process that made it: a forked copy must open its own. What isn't closed is closed when the interpreter ends.
     """
 
     def __init__(
@@ -106,41 +69,54 @@ class LocalBackend:
         self._command = command
         self._extra = dict(environment or {})
         self._silence, self._grace, self._start_timeout = silence, grace, start_timeout
-        self._lock = threading.RLock()
-        self._worker: WorkerProcess | None = None
-        self._job: tuple[int, LocalJob] | None = None
+        self._owner = os.getpid()
         self._numbers = itertools.count(1)
-        self._stopping = False
+        # Guards everything below; notified when a worker has ended. Taken before a WorkerProcess's or a LocalJob's own lock, never after.
+        self._changed = threading.Condition(threading.RLock())
+        self._worker: WorkerProcess | None = None
+        self._job: LocalJob | None = None
+        self._closing = 0  # calls of close() under way
+        _open.add(self)
 
     # -- the two verbs
 
     def reconstruct(self, request: ReconstructRequest) -> LocalJob:
-        """Start a job, and a worker if there is none; returns at once. Raises SetupError or WorkerStateError; what happens later is an event."""
+        """Start a job, and a worker if there is none; returns at once. Raises OptionError, SetupError, WorkerStartError or WorkerStateError;
+        what happens later is an event."""
         if not isinstance(request, ReconstructRequest):
             raise OptionError(f"reconstruct() takes a ReconstructRequest, not {type(request).__name__}.")
         return self._submit(lambda number: messages.Reconstruct(number, request))
 
     def export(self, scene: Scene, formats: Iterable[str], options: ExportOptions | None = None) -> dict[str, bytes]:
         """Encode a scene: file name -> bytes. Waits; raises a Sam3dError."""
-        wanted = tuple(formats)
+        if not isinstance(scene, Scene):
+            raise OptionError(f"export() takes a Scene, not {type(scene).__name__}.")
+        wanted = (formats,) if isinstance(formats, str) else tuple(formats)
         for name in wanted:
             if name not in FORMATS:
                 raise OptionError(f"{name!r} is no output format.", f"Choose among: {', '.join(FORMATS)}.")
         bare = scene.replace(files={})
         job = self._submit(lambda number: messages.Export(number, bare, wanted, options or ExportOptions()))
         job.result()
-        return dict(job.files)
+        return {name: data.tobytes() for name, data in job.files.items()}
 
     def close(self) -> None:
         """Stop the worker, whatever it does; a job under way ends as cancelled. Safe to call twice. A later call starts a new worker."""
-        with self._lock:
-            worker, self._stopping = self._worker, True
-            if self._job is not None:
-                self._job[1].put(Cancelled())
-        if worker is not None:
-            worker.stop(patience=2.0)
-        with self._lock:
-            self._stopping = False
+        if self._owner != os.getpid():
+            return
+        with self._changed:
+            worker, job, self._job = self._worker, self._job, None
+            if worker is None:
+                return
+            self._closing += 1
+            worker.stop(WorkerStateError("The backend was closed."), PATIENCE)
+        try:
+            if job is not None:
+                job.put(Cancelled())
+            worker.ended.wait()
+        finally:
+            with self._changed:
+                self._closing -= 1
 
     def __enter__(self) -> LocalBackend:
         return self
@@ -152,10 +128,10 @@ class LocalBackend:
 
     @property
     def state(self) -> State:
-        with self._lock:
+        with self._changed:
             if self._worker is None:
                 return State.DEAD
-            if self._stopping:
+            if self._worker.doomed:
                 return State.STOPPING
             if self._worker.hello is None:
                 return State.STARTING
@@ -163,105 +139,127 @@ class LocalBackend:
 
     @property
     def worker_pid(self) -> int | None:
-        with self._lock:
+        with self._changed:
             return self._worker.pid if self._worker else None
 
     def start(self) -> messages.Hello:
         """Start the worker now and wait for its greeting (a call does this by itself). Raises a Sam3dError."""
-        with self._lock:
-            worker = self._ensure()
+        with self._changed:
+            worker = self._living()
         worker.greeted.wait()
         if worker.hello is None:
-            raise self._end_reason
+            worker.ended.wait()
+            assert worker.reason is not None
+            raise worker.reason
         return worker.hello
 
-    # -- inside
-
-    def _ensure(self) -> WorkerProcess:
-        if self._stopping:
-            raise WorkerStateError("The backend is being closed.", "Wait for close() to return.")
-        if self._worker is None:
-            command = self._command if self._command is not None else worker_command()
-            self._worker = WorkerProcess(
-                command,
-                {**worker_environment(), **self._extra},
-                silence=self._silence,
-                start_timeout=self._start_timeout,
-                on_message=self._on_message,
-                on_end=self._on_end,
-            )
-        return self._worker
+    # -- calls
 
     def _submit(self, make: Callable[[int], Record]) -> LocalJob:
-        with self._lock:
-            if self._job is not None:
-                raise WorkerStateError("The worker is busy with another job.", "Wait for it, cancel it, or open a second backend.")
-            worker = self._ensure()
-            number = next(self._numbers)
-            job = LocalJob(lambda: self._cancel(number))
-            self._job = (number, job)
-        threading.Thread(target=self._send, args=(worker, make(number), job), name=f"sam3d-send-{number}", daemon=True).start()
-        return job
+        with self._changed:
+            self._refuse_busy()
+            job = LocalJob(next(self._numbers), self._cancel)
+            try:
+                frame = encode_frame(*messages.to_wire(make(job.number)))
+            except TypeError as problem:
+                raise OptionError(f"This can't be sent to the worker: {problem}.") from problem
+            worker = self._living()
+            self._refuse_busy()  # again: _living may have waited
+            self._job = job
+            worker.send(frame, functools.partial(self._begin, job))
+            return job
 
-    def _send(self, worker: WorkerProcess, message: Record, job: LocalJob) -> None:
-        """A thread of its own: neither a slow start nor a gigabyte keeps the caller from watching, or cancelling."""
-        worker.greeted.wait()
-        if job.finished:
-            return
-        try:
-            worker.send(message)
-        except (OSError, ValueError):
-            pass  # the worker is gone: the watch tells the job why
+    def _refuse_busy(self) -> None:
+        if self._job is not None:
+            raise WorkerStateError("The worker is busy with another job.", "Wait for it, cancel it, or open a second backend.")
 
-    def _cancel(self, number: int) -> None:
-        with self._lock:
-            if self._job is None or self._job[0] != number or self._worker is None:
+    def _living(self) -> WorkerProcess:
+        """With the lock: a worker that can be given work, started if there is none. Waits for the end of one that is dying by itself."""
+        if self._owner != os.getpid():
+            raise WorkerStateError("This backend belongs to the process that this one was forked from.", "Open one here.")
+        while True:
+            if self._closing:
+                raise WorkerStateError("The backend is being closed.", "Wait for close() to return.")
+            if self._worker is None:
+                break
+            if not self._worker.doomed:
+                return self._worker
+            self._changed.wait(1.0)
+        self._worker = WorkerProcess(
+            self._command if self._command is not None else worker_command(),
+            {**worker_environment(), **self._extra},
+            silence=self._silence,
+            start_timeout=self._start_timeout,
+            on_message=self._on_message,
+            on_end=self._on_end,
+        )
+        return self._worker
+
+    def _begin(self, job: LocalJob) -> bool:
+        """On the sender thread: the job's turn has come. False where it has ended in the meantime."""
+        with self._changed:
+            job.sent = self._job is job
+            return job.sent
+
+    def _cancel(self, job: LocalJob) -> None:
+        with self._changed:
+            if self._job is not job or self._worker is None:
                 return
-            worker = self._worker
-            worker.kill_after(self._grace, JobCancelled("The job was cancelled; the worker didn't react and was killed."))
-        threading.Thread(target=self._send, args=(worker, messages.Cancel(number), LocalJob(lambda: None)), daemon=True).start()
+            if not job.sent:  # the worker has never heard of it
+                self._end_job(Cancelled())
+                return
+            self._worker.kill_after(self._grace, JobCancelled("The job was cancelled; the worker didn't react and was killed."))
+            self._worker.send(encode_frame(*messages.to_wire(messages.Cancel(job.number))))
+
+    # -- what comes back
 
     def _on_message(self, message: Record) -> None:
-        """On the reader thread."""
-        with self._lock:
-            if self._job is None or getattr(message, "job", None) != self._job[0]:
-                return  # of a job that is over
-            job = self._job[1]
-            event: Event
-            if isinstance(message, messages.JobProgress):
-                event = message.progress
-            elif isinstance(message, messages.JobLog):
-                event = message.log
-            elif isinstance(message, messages.JobPreview):
-                event = message.preview
-            elif isinstance(message, messages.JobDone):
-                event = Done(message.scene)
+        """On the reader thread. A message of a job that is over is dropped."""
+        with self._changed:
+            job = self._job
+            if job is None or getattr(message, "job", None) != job.number:
+                return
+            if isinstance(message, messages.JobDone):
+                self._end_job(Done(message.scene))
             elif isinstance(message, messages.JobExported):
-                job.files = {name: data.tobytes() for name, data in message.files.items()}
-                event = Done(_NOTHING)
+                job.files = message.files
+                self._end_job(Done(_NOTHING))
             elif isinstance(message, messages.JobFailed):
-                event = Failed(Sam3dError.from_json(dict(message.error)))
+                self._end_job(Failed(Sam3dError.from_json(dict(message.error))))
+            elif isinstance(message, messages.JobCancelled):
+                self._end_job(Cancelled())
             else:
-                event = Cancelled()
-            self._finish_or_put(job, event)
-
-    def _finish_or_put(self, job: LocalJob, event: Event) -> None:
-        if isinstance(event, (Progress, Log, Preview)):
-            job.put(event)
-            return
-        self._job = None  # first: whoever reads the last event may submit the next job at once
-        if self._worker is not None:
-            self._worker.spare()
-        job.put(event)
+                job.put(_event(message))
 
     def _on_end(self, reason: Sam3dError) -> None:
         """On the watch thread, after the process has been waited for."""
-        with self._lock:
-            self._worker, self._end_reason = None, reason
+        with self._changed:
+            self._worker = None
             if self._job is not None:
-                job = self._job[1]
-                self._job = None
-                job.put(Cancelled() if isinstance(reason, JobCancelled) else Failed(reason))
+                self._end_job(Cancelled() if isinstance(reason, JobCancelled) else Failed(reason))
+            self._changed.notify_all()
+
+    def _end_job(self, event: Event) -> None:
+        job, self._job = self._job, None  # first: whoever reads the last event may submit the next job at once
+        assert job is not None
+        if self._worker is not None:
+            self._worker.spare()  # before the next job: this one's deadline must not meet it
+        job.put(event)
+
+
+def _event(message: Record) -> Event:
+    for name in ("progress", "log", "preview"):
+        event = getattr(message, name, None)
+        if isinstance(event, (Progress, Log, Preview)):
+            return event
+    raise AssertionError(f"no event in {type(message).__name__}")
 
 
 _NOTHING = Scene(objects=(), engine="none")
+_open: weakref.WeakSet[LocalBackend] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for backend in list(_open):
+        backend.close()

@@ -1,43 +1,46 @@
-"""One life of a worker process: start it, read it, notice its end, whatever that looks like.
+"""One life of a worker process: start it, talk to it, notice its end, whatever that looks like.
 
-Three threads: a reader (messages), a listener on stderr (its last lines explain a crash), and a watch that waits for the process, looks
-at the heartbeat and carries out deadlines. The end is reported exactly once, after the process has been waited for.
+Four threads, and what each owns; nobody closes a descriptor that another thread may be using:
+
+    sender     writes the messages in the order of `send`; owns stdin
+    reader     takes messages off stdout and hands them to `on_message`; owns stdout
+    listener   keeps the last bytes of stderr, which explain a crash; owns stderr
+    watch      looks at the process, its heartbeat and the deadlines; owns the process itself; reports the end, once, after it was waited for
+
+A worker that is to die is *doomed*: it has a reason, and from then on nothing new is given to it. The first reason counts.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
+import contextlib
+import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from ..contract.errors import ProtocolError, Sam3dError, WorkerCrashed, WorkerHung, WorkerStartError
-from ..contract.frames import read_frame, write_frame
-from ..contract.messages import FROM_WORKER, Beat, Hello, from_wire, to_wire
+from ..contract.errors import OutOfMemoryError, ProtocolError, Sam3dError, WorkerCrashed, WorkerHung, WorkerStartError
+from ..contract.frames import read_frame
+from ..contract.messages import FROM_WORKER, Beat, Hello, from_wire
 from ..contract.record import Record
 from ..contract.version import PROTOCOL
+from .group import KILLED, ChildGroup
+from .obituary import explain
 
 TICK = 0.1  # seconds between two looks of the watch
+LINGER = 2.0  # seconds that a process may outlive its stream
+UNKILLABLE = 30.0  # seconds after which a killed process that doesn't end (a driver holds it) is given up
 STDERR_KEPT = 16384  # bytes
-PIPE_SIZE = 1 << 20
+SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"
 
-_LIKELY = {
-    "SIGKILL": "something killed it; usually the system ran out of memory",
-    "SIGSEGV": "a native library crashed",
-    "SIGABRT": "a native library gave up",
-    "SIGILL": "a native library needs a newer processor",
-    "SIGBUS": "a native library crashed, or the disk is full",
-    "SIGTERM": "somebody asked it to stop",
-}
+Frame = Iterator[memoryview]  # of contract.frames.encode_frame
 
 
 class WorkerProcess:
-    """A running worker. `on_message` is called on the reader thread, `on_end` once on the watch thread with the reason.
+    """A running worker. Methods may be called from any thread and don't wait. Raises WorkerStartError where it can't be started.
 
-    silence: seconds without any byte from the worker after which it counts as hung. start_timeout: the same until its Hello.
+    silence: seconds without any byte from the worker after which it counts as hung. start_timeout: seconds until its Hello.
+    on_message is called on the reader thread, on_end once on the watch thread, with `reason` set.
     """
 
     def __init__(
@@ -51,219 +54,201 @@ class WorkerProcess:
         on_end: Callable[[Sam3dError], None],
     ) -> None:
         self.hello: Hello | None = None
-        self.greeted = threading.Event()  # set at the Hello, and at the end
-        self.ended = threading.Event()
+        self.greeted = threading.Event()  # set at the Hello, or at the end without one
+        self.ended = threading.Event()  # set after on_end has returned
+        self.reason: Sam3dError | None = None  # why it ended; None before
         self._silence, self._start_timeout = silence, start_timeout
         self._on_message, self._on_end = on_message, on_end
-        self._writing = threading.Lock()
+        self._outbox: queue.SimpleQueue[tuple[Callable[[], bool], Frame] | None] = queue.SimpleQueue()
         self._stderr = bytearray()
-        self._reason: Sam3dError | None = None  # why we killed it
-        self._deadline: float | None = None
-        self._last_seen = time.monotonic()
-        self._popen = self._start(list(command), dict(environment))
-        self.pid = self._popen.pid
-        self._reader = self._thread(self._read, "reader")
+        # Guarded by _fate: what is going to happen to the process.
+        self._fate = threading.Lock()
+        self._doom: Sam3dError | None = None
+        self._stopping = False  # doomed by stop(): every exit code is a good one
+        self._kill_at: float | None = None  # monotonic seconds
+        self._deadline: tuple[float, Sam3dError] | None = None
+        self._broken: tuple[float, Sam3dError] | None = None  # since when a stream is over while the process lives, and what that means
+        self._born = self._last_seen = time.monotonic()
+        try:
+            self._group = ChildGroup(command, {**environment, SILENCE_VARIABLE: f"{silence:g}"})
+        except OSError as problem:
+            raise WorkerStartError(f"The worker can't be started: {command[0]}: {problem.strerror or problem}.") from problem
+        self.pid = self._group.pid
+        self._sender, self._reader = self._thread(self._send, "sender"), self._thread(self._read, "reader")
         self._listener = self._thread(self._listen, "stderr")
         self._thread(self._watch, "watch")
-
-    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        environment["SAM3D_WORKER_SILENCE"] = str(self._silence)
-        lifeline: tuple[int, ...] = ()
-        self._lifeline = -1
-        if sys.platform == "linux":  # worker/channel.py says what it is for
-            far, self._lifeline = os.pipe()
-            lifeline = (far,)
-            environment["SAM3D_LIFELINE_FD"] = str(far)
-        try:
-            popen = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env=environment,
-                pass_fds=lifeline,
-                # A group of its own: Ctrl-C in a terminal reaches the client alone, and a kill reaches the worker's children.
-                start_new_session=sys.platform != "win32",
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
-        except OSError as problem:
-            self._close_lifeline()
-            raise WorkerStartError(f"The worker can't be started: {command[0]}: {problem.strerror or problem}.") from problem
-        finally:
-            for fd in lifeline:
-                os.close(fd)
-        _widen(popen.stdin, popen.stdout)
-        return popen
 
     def _thread(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=f"sam3d-{name}-{self.pid}", daemon=True)
         thread.start()
         return thread
 
-    # -- towards the worker
+    # -- from the backend
 
-    def send(self, message: Record) -> None:
-        """Write one message; blocks while the worker doesn't read. Raises OSError where it is gone."""
-        plain, arrays = to_wire(message)
-        stdin = self._popen.stdin
-        assert stdin is not None
+    @property
+    def doomed(self) -> bool:
+        """Whether it has ended, or is going to: nothing should be sent to it any more."""
+        return self._doom is not None or self._group.exited()
 
-        def write(piece: memoryview) -> None:
-            while piece:
-                piece = piece[stdin.write(piece) or 0 :]
-
-        with self._writing:
-            write_frame(write, plain, arrays)
+    def send(self, frame: Frame, begin: Callable[[], bool] = lambda: True) -> None:
+        """Queue one encoded message. `begin` is asked on the sender thread when its turn has come, and may still withdraw it."""
+        self._outbox.put((begin, frame))
 
     def kill_after(self, seconds: float, reason: Sam3dError) -> None:
-        """Kill the worker unless `spare` is called before the time is over; it then ends with this reason."""
-        self._deadline, self._reason_then = time.monotonic() + seconds, reason
+        """Kill the worker unless `spare` is called before the time is over. A deadline that is already running isn't put off."""
+        with self._fate:
+            self._deadline = self._deadline or (time.monotonic() + seconds, reason)
 
     def spare(self) -> None:
-        self._deadline = None
+        """Call off the deadline. Where it was too late, the worker is doomed."""
+        with self._fate:
+            self._deadline = None
 
     def kill(self, reason: Sam3dError) -> None:
-        """End the worker and its children now. The first reason given is the one that is reported."""
-        self._reason = self._reason or reason
-        self._kill()
+        """End the worker and its children now."""
+        with self._fate:
+            self._condemn(reason, 0.0)
 
-    def stop(self, patience: float) -> None:
-        """End in good order: close stdin, wait, then kill. Returns when the process has been waited for."""
-        self._reason = self._reason or WorkerCrashed("The worker was stopped.")
-        if self._writing.acquire(timeout=patience):  # not in the middle of a frame
-            self._close(self._popen.stdin)
-            self._writing.release()
-        if not self.ended.wait(patience):
-            self._kill()
-            self.ended.wait()
+    def stop(self, reason: Sam3dError, patience: float) -> None:
+        """End in good order: close stdin, and kill what is left after `patience` seconds. `ended` tells when it is over."""
+        with self._fate:
+            self._stopping = True
+            self._condemn(reason, patience if self.hello is not None else 0.0)
+        self._outbox.put(None)
 
-    # -- from the worker
+    def _condemn(self, reason: Sam3dError, patience: float) -> None:
+        """With _fate held."""
+        self._doom = self._doom or reason
+        at = time.monotonic() + patience
+        self._kill_at = at if self._kill_at is None else min(at, self._kill_at)
+        if patience <= 0:
+            self._group.kill()
+
+    # -- the sender
+
+    def _send(self) -> None:
+        self.greeted.wait()
+        try:
+            while self.hello is not None and (item := self._outbox.get()) is not None:
+                begin, frame = item
+                if begin():
+                    self._write(frame)
+                del item, begin, frame  # a gigabyte must not wait here for the next message
+        except OSError:
+            self._stream_over(ProtocolError("The worker closed its input and lived on."))
+        except MemoryError:
+            self.kill(OutOfMemoryError("There isn't enough memory on this side to send the request."))
+        finally:
+            self._group.stdin.close()
+
+    def _write(self, frame: Frame) -> None:
+        for piece in frame:
+            while piece:
+                piece = piece[self._group.stdin.write(piece) :]
+
+    # -- the reader
 
     def _read(self) -> None:
-        stdout = self._popen.stdout
-        assert stdout is not None
+        over = False
 
         def read_into(view: memoryview) -> int:
-            got: int = stdout.readinto(view) or 0  # type: ignore[attr-defined]
+            nonlocal over
+            got: int = self._group.stdout.readinto(view)  # type: ignore[attr-defined]
             self._last_seen = time.monotonic()
+            over = got == 0
             return got
 
         try:
             while (found := read_frame(read_into)) is not None:
-                message = from_wire(*found, FROM_WORKER)
-                if isinstance(message, Hello):
-                    self._greet(message)
-                elif not isinstance(message, Beat):
-                    self._on_message(message)
+                self._receive(*found)
+                del found
+            self._stream_over(ProtocolError("The worker closed its output and lived on."))
         except ProtocolError as problem:
-            if self._popen.poll() is None:  # a stream that breaks off with the process is its death, not a wrong message
-                time.sleep(TICK)
-            if self._popen.poll() is None:
+            if over:  # the stream broke off: most often because the process did
+                self._stream_over(problem)
+            else:
                 self.kill(problem)
-        except (OSError, ValueError):
-            pass  # closed under our feet by the watch
+        except OSError as problem:
+            self._stream_over(ProtocolError(f"The worker's output can't be read: {problem}."))
+        except MemoryError:
+            self.kill(OutOfMemoryError("There isn't enough memory on this side to receive the worker's answer."))
+        finally:
+            self._group.stdout.close()
 
-    def _greet(self, hello: Hello) -> None:
-        if hello.protocol != PROTOCOL:
-            self.kill(ProtocolError(f"The worker speaks protocol {hello.protocol}, this side speaks {PROTOCOL}."))
-            return
-        self.hello = hello
-        self.greeted.set()
+    def _receive(self, plain: dict[str, Any], arrays: dict[str, Any]) -> None:
+        if plain.get("type") == "Hello" and plain.get("protocol") != PROTOCOL:  # before its fields, which may be others
+            raise ProtocolError(f"The worker speaks protocol {plain.get('protocol')}, this side speaks {PROTOCOL}.")
+        message = from_wire(plain, arrays, FROM_WORKER)
+        if isinstance(message, Hello):
+            self.hello = message
+            self.greeted.set()
+        elif self.hello is None:
+            raise ProtocolError(f"The worker's first message is {plain['type']}, not Hello.")
+        elif not isinstance(message, Beat):
+            self._on_message(message)
+
+    def _stream_over(self, problem: Sam3dError) -> None:
+        with self._fate:
+            self._broken = self._broken or (time.monotonic(), problem)
+
+    # -- the listener
 
     def _listen(self) -> None:
-        stderr = self._popen.stderr
-        assert stderr is not None
-        try:
+        with self._group.stderr as stderr, contextlib.suppress(OSError):
             while chunk := stderr.read(65536):
                 self._stderr += chunk
                 del self._stderr[:-STDERR_KEPT]
-        except (OSError, ValueError):
-            pass
 
     # -- the watch
 
     def _watch(self) -> None:
-        while self._popen.poll() is None:
+        looked = time.monotonic()
+        while not self._group.exited():
             now = time.monotonic()
-            if self._deadline is not None and now > self._deadline:
-                self._deadline = None
-                self.kill(self._reason_then)
-            elif self.hello is None and now - self._last_seen > self._start_timeout:
-                self.kill(WorkerStartError(f"The worker didn't answer within {self._start_timeout:g} s of its start."))
-            elif self.hello is not None and now - self._last_seen > self._silence:
-                self.kill(WorkerHung(f"The worker gave no sign of life for {self._silence:g} s and was killed."))
-            self.ended.wait(TICK)
-        self._kill()  # its children, which may hold our pipes open
-        self._reader.join(5)  # what it said before it died still counts
+            if now - looked > 10 * TICK:  # this whole process was stopped or starved: it listened to nobody
+                self._last_seen = now
+            looked = now
+            if self._judge(now):
+                break
+            time.sleep(TICK if self._broken is None else TICK / 20)
+        code = self._group.reap() if self._group.exited() else KILLED
+        self._let_finish(self._reader)  # what it said before it died still counts
         self._listener.join(1)
-        reason = self._reason or self._explain(self._popen.returncode)
-        for stream in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            self._close(stream)
-        self._close_lifeline()
-        self._on_end(reason)
-        self.ended.set()
+        self.reason = self._why(code)
         self.greeted.set()
+        self._outbox.put(None)
+        self._sender.join(1)
+        self._group.release()
+        self._on_end(self.reason)
+        self.ended.set()
 
-    def _explain(self, code: int) -> Sam3dError:
-        tail = bytes(self._stderr).decode("utf-8", "replace").strip()
-        last = "\n".join(tail.splitlines()[-15:])
-        how, likely = _describe_exit(code)
-        if "Timeout (" in tail and code == 1:
-            return WorkerHung(f"The worker held the interpreter lock for more than {self._silence:g} s and ended itself.", detail=last)
-        if self.hello is None:
-            return WorkerStartError(f"The worker ended before it was ready: {how}{_last_line(last)}.", detail=last)
-        return WorkerCrashed(f"The worker died in the middle of its work: {how}{likely}{_last_line(last)}.", detail=last)
+    def _judge(self, now: float) -> bool:
+        """Carry out what is due. True: the process was killed and doesn't end."""
+        with self._fate:
+            if self._kill_at is not None:
+                if now >= self._kill_at:
+                    self._group.kill()
+                return now >= self._kill_at + UNKILLABLE
+            if self._deadline is not None and now > self._deadline[0]:
+                self._condemn(self._deadline[1], 0.0)
+            elif self._broken is not None and now > self._broken[0] + LINGER:
+                self._condemn(self._broken[1], 0.0)
+            elif self.hello is None and now > self._born + self._start_timeout:
+                self._condemn(WorkerStartError(f"The worker didn't answer within {self._start_timeout:g} s of its start."), 0.0)
+            elif self.hello is not None and now > self._last_seen + self._silence:
+                self._condemn(WorkerHung(f"The worker gave no sign of life for {self._silence:g} s and was killed."), 0.0)
+        return False
 
-    def _kill(self) -> None:
-        try:
-            if sys.platform == "win32":
-                self._popen.kill()
-            else:
-                os.killpg(self.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+    def _let_finish(self, reader: threading.Thread) -> None:
+        """The pipe may hold much, or be held open by a process that left the group: wait as long as bytes come."""
+        start = time.monotonic()
+        while reader.is_alive() and time.monotonic() < max(self._last_seen, start) + 1.0:
+            reader.join(TICK)
 
-    def _close_lifeline(self) -> None:
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
-
-    @staticmethod
-    def _close(stream: object) -> None:
-        try:
-            stream.close()  # type: ignore[attr-defined]
-        except (OSError, ValueError):
-            pass
-
-
-def _describe_exit(code: int) -> tuple[str, str]:
-    """How it ended, and the likely cause."""
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        cause = _LIKELY.get(name)
-        return f"killed by {name}", f" ({cause})" if cause else ""
-    if code >= 0xC0000000:  # Windows' own codes
-        return f"exit code 0x{code:08X}", " (a native library crashed)"
-    return f"exit code {code}", ""
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"; its last words: {lines[-1][:300]}" if lines else ""
-
-
-def _widen(*streams: object) -> None:
-    """Larger pipes mean fewer wake-ups; a system that refuses keeps its own size."""
-    if sys.platform != "linux":
-        return
-    import fcntl
-
-    for stream in streams:
-        try:
-            fcntl.fcntl(stream.fileno(), 1031, PIPE_SIZE)  # type: ignore[attr-defined]  # F_SETPIPE_SZ, named from Python 3.10 on
-        except OSError:
-            pass
+    def _why(self, code: int) -> Sam3dError:
+        tail = bytes(self._stderr).decode("utf-8", "replace")
+        if self._doom is not None and (self._stopping or code == KILLED):
+            self._doom.detail = self._doom.detail or tail.strip()
+            return self._doom
+        started = WorkerCrashed if self.hello is not None else WorkerStartError
+        return explain(code, tail, started, self._silence)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,39 +34,60 @@ Write = Callable[[memoryview], object]  # writes all of it, or raises
 ReadInto = Callable[[memoryview], int]  # fills a part of it, returns how much; 0 at the end of the stream
 
 
-def write_frame(write: Write, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """One message with its arrays. Raises TypeError for a dtype that safetensors doesn't know (before a byte is written)."""
+def encode_frame(message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[memoryview]:
+    """One message with its arrays, as the pieces to write in this order; the arrays are read as the pieces are taken.
+
+    What can't be sent (a dtype that safetensors doesn't know, a value that JSON doesn't) is a TypeError here, before the first piece.
+    """
     # Larger items first, so that every array starts at a multiple of its item size; no holes, as the format demands.
-    order = sorted(arrays, key=lambda name: -arrays[name].dtype.itemsize)
-    header: dict[str, Any] = {"__metadata__": {"sam3d": json.dumps(message, ensure_ascii=False)}}
+    ordered = sorted(((name, np.asarray(item)) for name, item in arrays.items()), key=lambda pair: -pair[1].dtype.itemsize)
+    try:
+        header: dict[str, Any] = {"__metadata__": {"sam3d": json.dumps(message, default=_plain)}}
+    except (ValueError, RecursionError) as problem:
+        raise TypeError(str(problem)) from None
     offset = 0
-    for name in order:
-        item = arrays[name]
+    for name, item in ordered:
         if item.dtype.name not in _NAMES or not item.dtype.isnative:
             raise TypeError(f"{name}: dtype {item.dtype} can't be sent")
         header[name] = {"dtype": _NAMES[item.dtype.name], "shape": list(item.shape), "data_offsets": [offset, offset + item.nbytes]}
         offset += item.nbytes
-    text = json.dumps(header, ensure_ascii=False).encode("utf-8")
+    text = json.dumps(header).encode("ascii")
     text += b" " * (-len(text) % 8)
-    write(memoryview(struct.pack("<QQ", 8 + len(text) + offset, len(text)) + text))
-    for name in order:
-        for piece in _pieces(arrays[name]):
-            write(piece)
+    return _pieces(struct.pack("<QQ", 8 + len(text) + offset, len(text)) + text, [item for _, item in ordered])
 
 
-def _pieces(item: np.ndarray) -> Any:
+def write_frame(write: Write, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """`encode_frame` and write it."""
+    for piece in encode_frame(message, arrays):
+        write(piece)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):  # numpy's scalars among JSON values
+        return value.item()
+    raise TypeError(f"{type(value).__name__} can't be sent")
+
+
+def _pieces(head: bytes, items: list[np.ndarray]) -> Iterator[memoryview]:
+    yield memoryview(head)
+    for item in items:
+        yield from _bytes(item)
+
+
+def _bytes(item: np.ndarray) -> Iterator[memoryview]:
     """An array's bytes in C order, at most CHUNK at a time; copies a piece only where the array isn't contiguous."""
     if item.size == 0:
         return
     if item.flags.c_contiguous:
-        flat = memoryview(item.reshape(-1).view(np.uint8))
+        flat = item.reshape(-1).view(np.uint8).data
         for start in range(0, len(flat), CHUNK):
             yield flat[start : start + CHUNK]
-    elif item.nbytes <= CHUNK or item.ndim < 2:
-        yield from _pieces(np.ascontiguousarray(item))
-    else:
+    elif (row := item.nbytes // len(item)) > CHUNK:
         for part in item:
-            yield from _pieces(part)
+            yield from _bytes(part)
+    else:
+        for start in range(0, len(item), CHUNK // row):
+            yield from _bytes(np.ascontiguousarray(item[start : start + CHUNK // row]))
 
 
 def read_frame(read_into: ReadInto) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -77,21 +98,27 @@ def read_frame(read_into: ReadInto) -> tuple[dict[str, Any], dict[str, np.ndarra
     first = _read(read_into, 8, at_start=True)
     if first is None:
         return None
-    (length,) = struct.unpack("<Q", first)
+    (length,) = struct.unpack("<Q", first.data)
     if not 10 <= length <= MAX_FRAME:
-        raise ProtocolError(f"A frame claims {length} bytes.")
-    (text_length,) = struct.unpack("<Q", _need(read_into, 8))
+        raise ProtocolError(f"A frame claims {length} bytes{_in_words(first)}.")
+    (text_length,) = struct.unpack("<Q", _need(read_into, 8).data)
     if not 2 <= text_length <= min(MAX_HEADER, length - 8):
         raise ProtocolError(f"A frame's header claims {text_length} of {length} bytes.")
     try:
-        header = json.loads(bytes(_need(read_into, text_length)))
+        header = json.loads(_need(read_into, text_length).tobytes())
         message = json.loads(header.pop("__metadata__")["sam3d"])
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise ProtocolError(f"A frame's header can't be read: {problem!r}.") from None
     if not isinstance(message, dict):
         raise ProtocolError("A message must be a JSON object.")
     body = _need(read_into, length - 8 - text_length)
     return message, {name: _array(name, entry, body) for name, entry in header.items()}
+
+
+def _in_words(first: np.ndarray) -> str:
+    """The usual cause: something printed into the stream (a login banner, a wrapper script)."""
+    text = first.tobytes().decode("latin-1")
+    return f"; its first bytes are text, {text!r}: something else prints into the stream" if text.strip().isprintable() else ""
 
 
 def _array(name: str, entry: Any, body: np.ndarray) -> np.ndarray:
@@ -114,7 +141,7 @@ def _need(read_into: ReadInto, count: int) -> np.ndarray:
 
 def _read(read_into: ReadInto, count: int, *, at_start: bool) -> np.ndarray | None:
     buffer = np.empty(count, np.uint8)
-    view, filled = memoryview(buffer), 0
+    view, filled = buffer.data, 0
     while filled < count:
         got = read_into(view[filled:])
         if got == 0:

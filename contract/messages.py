@@ -120,3 +120,5 @@ def from_wire(plain: Mapping[str, Any], arrays: Mapping[str, np.ndarray], known:
         return unpack(kind, {k: v for k, v in plain.items() if k != "type"}, arrays)
     except Sam3dError as problem:
         raise ProtocolError(f"A message {kind.__name__} doesn't fit: {problem.message}", detail=str(problem)) from problem
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as problem:  # JSON of any other shape
+        raise ProtocolError(f"A message {kind.__name__} doesn't fit: {problem!r}") from problem

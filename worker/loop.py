@@ -1,8 +1,9 @@
-"""The worker's loop: one job at a time on the main thread; a reader and a heartbeat thread beside it.
+"""The worker's loop: one job at a time on the main thread, and three threads beside it.
 
-reader     takes messages off the wire, so that a cancel is seen at once; ends the process when the client closes its end
-heartbeat  tells the client that the interpreter runs, and re-arms a timer that ends the process when it doesn't
-main       engines and encoders, undisturbed
+main    engines and encoders, undisturbed
+read    takes messages off the wire, so that a cancel is seen at once; ends the process when the client closes its end
+beat    tells the client that the interpreter runs
+guard   re-arms a timer that ends the process when the interpreter doesn't run
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import platform
 import queue
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -40,13 +40,14 @@ from ..contract.record import Record
 from ..contract.request import ExportOptions
 from ..contract.scene import Scene
 from ..contract.version import PROTOCOL, VERSION
-from .channel import Channel
+from .channel import Channel, complain
 from .job import Engine, Job
 
 BEAT = 1.0  # seconds between heartbeats
 PROGRESS_EVERY = 0.05  # seconds; steps in between are counted, not sent
 ENCODE = "encode"  # the encoder's own stage, and its time as a share of the engine's where that is planned
 ENCODE_SHARE = 0.3
+TRACE_KEPT = 20_000  # characters of a traceback, its end
 SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"  # seconds without a heartbeat after which the client gives the worker up
 
 Encode = Callable[[Scene, Iterable[str], "ExportOptions | None", "Job | None"], Mapping[str, bytes]]
@@ -56,14 +57,14 @@ Load = Callable[[], Engine]
 def serve(channel: Channel, engines: Mapping[str, Load], encode: Encode) -> None:
     """Work until the client closes its end; then the process ends, whatever it is doing.
 
-    engines: name -> a function that imports and returns the engine (`auto` picks the last one listed that is ready).
+    engines: name -> a function that imports and returns the engine (`auto` takes the last one listed).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the client, which cancels
     faulthandler.enable()
     worker = _Worker(channel, engines, encode)
-    threading.Thread(target=worker.read, name="sam3d-reader", daemon=True).start()
     channel.send(Hello(PROTOCOL, VERSION, os.getpid(), platform.python_version(), tuple(engines)))
-    threading.Thread(target=worker.beat, name="sam3d-heartbeat", daemon=True).start()
+    for task in (worker.read, worker.guard, worker.beat):
+        threading.Thread(target=task, name=f"sam3d-{task.__name__}", daemon=True).start()
     while True:
         worker.handle(worker.inbox.get())
 
@@ -74,32 +75,43 @@ class _Worker:
         self.engines = engines
         self.encode = encode
         self.inbox: queue.SimpleQueue[Record] = queue.SimpleQueue()
-        self.cancelled: set[int] = set()
+        self.cancelled = 0  # the highest job that was cancelled; jobs are numbered upwards, one at a time
 
     def read(self) -> None:
         """Reader thread. The end of stdin is the end of the process: there is nobody left to work for."""
         try:
-            while (message := self.channel.receive()) is not None:
-                if isinstance(message, Cancel):
-                    self.cancelled.add(message.job)
-                else:
-                    self.inbox.put(message)
-        except ProtocolError as problem:
-            print(f"sam3d worker: {problem}", file=sys.stderr, flush=True)
+            while self._read_one():
+                pass
+        except (ProtocolError, MemoryError) as problem:
+            complain(f"a message can't be read: {str(problem) or 'not enough memory'}")
             os._exit(3)
         except OSError:
             pass
         os._exit(0)
 
-    def beat(self) -> None:
-        """Heartbeat thread. The timer is C code: it fires even while this thread waits for the interpreter lock."""
+    def _read_one(self) -> bool:
+        """A function of its own, so that no variable holds on to a request while the next message is waited for."""
+        message = self.channel.receive()
+        if isinstance(message, Cancel):
+            self.cancelled = max(self.cancelled, message.job)
+        elif message is not None:
+            self.inbox.put(message)
+        return message is not None
+
+    def guard(self) -> None:
+        """Re-arm the timer that ends a process whose interpreter doesn't run: it is C code, and fires even while this thread waits.
+
+        A thread of its own: a client that doesn't read for a while blocks the heartbeat, and is no reason to end.
+        """
         silence = float(os.environ.get(SILENCE_VARIABLE, "120"))
         while True:
             faulthandler.dump_traceback_later(silence, exit=True)
-            try:
-                self.channel.send(Beat())
-            except OSError:
-                os._exit(0)
+            time.sleep(BEAT)
+
+    def beat(self) -> None:
+        """Heartbeat thread."""
+        while True:
+            self.channel.send(Beat())
             time.sleep(BEAT)
 
     def handle(self, message: Record) -> None:
@@ -109,37 +121,39 @@ class _Worker:
         answer: Record
         try:
             job.check()
-            if isinstance(message, Reconstruct):
-                answer = JobDone(message.job, self._reconstruct(message, job))
-            else:
-                files = self.encode(message.scene, message.formats, message.options, job)
-                answer = JobExported(message.job, _as_arrays(files))
+            answer = self._reconstruct(message, job) if isinstance(message, Reconstruct) else self._export(message, job)
         except JobCancelled:
             answer = JobCancelledMessage(message.job)
         except BaseException as problem:  # SystemExit too: a library that calls exit() fails the job, not the process
             answer = JobFailed(message.job, _as_error(problem).to_json())
-        self.cancelled.discard(message.job)
         try:
             self.channel.send(answer)
         except TypeError as problem:  # an engine returned what can't be sent; nothing of it was written
             self.channel.send(JobFailed(message.job, _as_error(problem).to_json()))
 
-    def _reconstruct(self, message: Reconstruct, job: _WireJob) -> Scene:
+    def _reconstruct(self, message: Reconstruct, job: _WireJob) -> JobDone:
         request = message.request
-        name = _choose(request.engine, self.engines)
-        scene = self.engines[name]()(request, job)
+        engine = _load(request.engine, self.engines)
+        scene = engine(request, job)
+        if not isinstance(scene, Scene):
+            raise TypeError(f"it returned {type(scene).__name__}, not a Scene")
         start = time.perf_counter()
         files = self.encode(scene, request.outputs, request.export, job)
-        timings = {**scene.timings, **job.timings, "encode": time.perf_counter() - start}
-        return scene.replace(files=_as_arrays(files), timings=timings)
+        timings = {**scene.timings, **job.timings, ENCODE: time.perf_counter() - start}
+        return JobDone(message.job, scene.replace(files=_as_arrays(files), timings=timings))
+
+    def _export(self, message: Export, job: _WireJob) -> JobExported:
+        return JobExported(message.job, _as_arrays(self.encode(message.scene, message.formats, message.options, job)))
 
 
-def _choose(wanted: str, engines: Mapping[str, Load]) -> str:
-    if wanted == "auto":
-        return list(engines)[-1]
-    if wanted not in engines:
+def _load(wanted: str, engines: Mapping[str, Load]) -> Engine:
+    name = list(engines)[-1] if wanted == "auto" else wanted
+    if name not in engines:
         raise SetupError(f"The engine {wanted!r} isn't in this version of the pack.", f"Use one of: auto, {', '.join(engines)}.")
-    return wanted
+    try:
+        return engines[name]()
+    except ImportError as problem:
+        raise SetupError(f"The engine {name!r} can't be loaded: {problem}.", detail=_trace(problem)) from None
 
 
 def _as_arrays(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
@@ -147,15 +161,25 @@ def _as_arrays(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 
 
 def _as_error(problem: BaseException) -> Sam3dError:
-    detail = "".join(traceback.format_exception(problem))
+    """An error of ours for whatever an engine raised."""
     if isinstance(problem, Sam3dError):
-        return type(problem)(problem.message, problem.hint, detail=problem.detail or detail)
-    if isinstance(problem, MemoryError):
-        return OutOfMemoryError("The worker ran out of memory.", detail=detail)
-    text = str(problem) or "no message"
+        return type(problem)(problem.message, problem.hint, detail=problem.detail or _trace(problem))
+    if isinstance(problem, MemoryError) or type(problem).__name__ == "OutOfMemoryError":  # torch's, without importing torch
+        return OutOfMemoryError("The worker ran out of memory.", detail=_trace(problem))
+    try:
+        text = str(problem) or "no message"
+    except Exception:  # an exception's own __str__ may raise
+        text = "no message"
     return EngineError(
-        f"The engine failed: {type(problem).__name__}: {text}.", "This is a defect: please report it with the log.", detail=detail
+        f"The engine failed: {type(problem).__name__}: {text}.", "This is a defect: please report it with the log.", detail=_trace(problem)
     )
+
+
+def _trace(problem: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception(problem))[-TRACE_KEPT:]
+    except MemoryError:
+        return ""
 
 
 class _WireJob:
@@ -171,38 +195,34 @@ class _WireJob:
         self._fraction = 0.0
 
     def check(self) -> None:
-        if self._number in self._worker.cancelled:
+        if self._number <= self._worker.cancelled:
             raise JobCancelled("The job was cancelled.")
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        whole, at = sum(stages.values()), 0.0
+        whole, at = sum(stages.values()) or 1.0, 0.0
         for stage, share in {**stages, ENCODE: whole * ENCODE_SHARE}.items():
             self._plan[stage] = (at, at := at + share / (whole * (1 + ENCODE_SHARE)))
 
     def step(self, stage: str, step: int, total: int) -> None:
         self.check()
+        total = max(total, 0)
+        step = min(max(step, 0), total)
         if stage not in self._plan:  # an unplanned stage takes half of what is left: the bar never falls and never lies about the end
             self._plan[stage] = (self._fraction, (1 + self._fraction) / 2)
         start, end = self._plan[stage]
-        share = min(max(step / total, 0.0), 1.0) if total > 0 else 0.0
+        share = step / total if total > 0 else 0.0
         self._fraction = min(max(self._fraction, start + (end - start) * share), 1.0)
         now = time.monotonic()
         if 0 < step < total and now - self._sent < PROGRESS_EVERY:
             return
         self._sent = now
         eta = (now - self._started) * (1 - self._fraction) / self._fraction if self._fraction > 0.05 else None
-        self._send(JobProgress(self._number, Progress(stage, step, total, self._fraction, eta)))
+        self._worker.channel.send(JobProgress(self._number, Progress(stage, step, total, self._fraction, eta)))
 
     def log(self, text: str, level: str = "info") -> None:
-        self._send(JobLog(self._number, Log(text, level)))
+        self._worker.channel.send(JobLog(self._number, Log(text, level)))
         self.check()
 
     def preview(self, image: np.ndarray) -> None:
-        self._send(JobPreview(self._number, Preview(image)))
+        self._worker.channel.send(JobPreview(self._number, Preview(image)))
         self.check()
-
-    def _send(self, message: Record) -> None:
-        try:
-            self._worker.channel.send(message)
-        except BrokenPipeError:
-            os._exit(0)  # nobody is listening
