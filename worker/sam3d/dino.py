@@ -1,0 +1,85 @@
+"""DINOv2 with registers, and the wrapper that turns a picture or a mask into tokens (spec: stage1.md 3.1, 3.2).
+
+Oquab et al., "DINOv2", 2023; Darcet et al., "Vision Transformers Need Registers", 2023. Keys as the public weights have them.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .layers import LayerNorm32, ViTBlock
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class _PatchEmbed(nn.Module):
+    def __init__(self, patch: int, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, width, patch, patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class DinoViT(nn.Module):
+    """The vision transformer at its native resolution: positions are used as stored, never interpolated.
+
+    forward: (B, 3, size, size), ImageNet-normalised -> the last block's tokens before the final norm, (B, 1 + registers + patches, width).
+    """
+
+    def __init__(self, size: int = 518, patch: int = 14, width: int = 1024, depth: int = 24, heads: int = 16, registers: int = 4) -> None:
+        super().__init__()
+        self.registers = registers
+        self.patch_embed = _PatchEmbed(patch, width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (size // patch) ** 2, width))
+        self.register_tokens = nn.Parameter(torch.zeros(1, registers, width))
+        self.mask_token = nn.Parameter(torch.zeros(1, width))  # in the file, never used
+        self.blocks = nn.ModuleList(ViTBlock(width, heads) for _ in range(depth))
+        self.norm = LayerNorm32(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patch_embed(x)
+        batch = len(patches)
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1) + self.pos_embed
+        tokens = torch.cat([tokens[:, :1], self.register_tokens.expand(batch, -1, -1), tokens[:, 1:]], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens
+
+
+class Dino(nn.Module):
+    """Picture (B, 3, h, w) or mask (B, 1, h, w), 0..1 -> tokens (B, T, width) in the input's dtype.
+
+    Stage 1 (`prenorm` false): the normed cls and patch tokens, T = 1 + patches. Stage 2 (`prenorm` true): all tokens of the last
+    block, registers too, under a LayerNorm without parameters (eps 1e-5), T = 1 + registers + patches.
+    """
+
+    def __init__(self, size: int = 518, *, prenorm: bool = False, **vit: int) -> None:
+        super().__init__()
+        self.size, self.prenorm = size, prenorm
+        self.backbone = DinoViT(size=size, **vit)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def width(self) -> int:
+        return self.backbone.cls_token.shape[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.select(self.backbone(self.prepare(x))).to(x.dtype)
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """What the transformer reads: resized (without antialias), three channels, normalised, in the weights' dtype."""
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
+        return ((x.expand(-1, 3, -1, -1) - self.mean) / self.std).to(self.backbone.cls_token.dtype)
+
+    def select(self, tokens: Tensor) -> Tensor:
+        if self.prenorm:
+            return F.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-5)
+        normed = self.backbone.norm(tokens)
+        return torch.cat([normed[:, :1], normed[:, 1 + self.backbone.registers :]], dim=1)
