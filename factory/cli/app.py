@@ -1,0 +1,206 @@
+"""The commands and their options. Imports click alone; each command loads its own code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from ..inputs import MaskOptions
+    from .show import Show
+
+F = TypeVar("F", bound=Callable[..., Any])
+_PATH = click.Path(path_type=Path)
+
+_OUT = click.option("--out", "-o", type=_PATH, default="outputs", show_default=True, help="The folder for results.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="One JSON event a line on stdout.")
+
+# What both `reconstruct` and `batch` have. Values stay text: the contract's records check them, and say what is allowed.
+_SETTINGS = (
+    click.option("--engine", help="auto, draft or sam3d."),
+    click.option("--seed", help="0 to 2^64 - 1; the same seed gives the same bytes."),
+    click.option("--quality", help="fast, standard or best."),
+    click.option("--preset", help="auto, prop, figure, slab, ball or pixel."),
+    click.option(
+        "--format", "-f", "outputs", multiple=True, help="glb, ply, splat, obj, stl, mesh_ply, preview, turntable; again, or with commas."
+    ),
+    click.option("--ply-frame", help="Which way is up in PLY files: y_down, y_up or z_up."),
+    click.option("--texture-size", help="Pixels, 256 to 4096."),
+    click.option("--faces", "face_budget", help="Triangles, 500 to 200000."),
+)
+_MASKS = (
+    click.option("--auto-mask", metavar="METHOD", help="Find a mask where there is none: border or grabcut."),
+    click.option("--invert-mask", is_flag=True, help="The masks select the background."),
+    click.option("--resize-mask", is_flag=True, help="Accept masks of another size than their picture's."),
+    click.option("--allow-full-mask", is_flag=True, help="Accept masks that select the whole picture."),
+)
+_COMMON = (
+    *_SETTINGS,
+    *_MASKS,
+    click.option("--set", "set_", multiple=True, metavar="NAME=VALUE", help="Any parameter, e.g. thickness=0.5; see docs/cli.md."),
+    click.option("--force", is_flag=True, help="Make results again that are already there."),
+    _JSON,
+    click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors."),
+)
+
+
+def _common(function: F) -> F:
+    for option in reversed(_COMMON):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def app() -> None:
+    """One picture and its masks in, textured meshes and Gaussian splats out."""
+
+
+@app.command()
+@click.argument("image", type=_PATH)
+@click.option("--mask", "-m", "masks", type=_PATH, multiple=True, metavar="FILE", help="A mask file; again for each further object.")
+@click.option("--masks", "mask_source", type=_PATH, help="All masks: a folder of pictures, or a JSON file (COCO, labelme, RLE, polygons).")
+@_OUT
+@click.option("--name", help="The result's name; the picture's, if not given.")
+@_common
+def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, out: Path, name: str | None, **common: Any) -> int:
+    """One picture -> OUT/NAME/ with model.glb, splat.ply, preview.png, meta.json."""
+    with _Reporting(common) as show:
+        from . import reconstruct as command
+
+        return command.run(
+            show,
+            image,
+            masks=masks,
+            mask_source=mask_source,
+            out=out,
+            name=name,
+            settings=_settings(common),
+            options=_mask_options(common),
+            force=common["force"],
+        )
+
+
+@app.command()
+@click.argument("source", type=_PATH, metavar="INPUT")
+@_OUT
+@click.option("--pair", metavar="RULE", help="Force a pairing rule: table, folder, suffix, layout, alpha or auto.")
+@click.option("--recursive", "-r", is_flag=True, help="Look into sub-folders too.")
+@click.option("--only", multiple=True, metavar="GLOB", help="Take only these, e.g. 'steak*'; again for more.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave these out.")
+@click.option("--limit", type=click.IntRange(min=1), help="Take only the first N.")
+@click.option("--dry-run", "-n", is_flag=True, help="Check everything, print the table, make nothing.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 10),
+    default=1,
+    show_default=True,
+    help="Further attempts after a crash of the worker or a lack of memory.",
+)
+@click.option("--flat", is_flag=True, help="OUT/NAME.model.glb instead of OUT/NAME/model.glb.")
+@click.option(
+    "--template",
+    default="{stem}",
+    show_default=True,
+    help="Names of results, of {stem}, {folder}, {seed}, {engine}, {quality} and {preset}.",
+)
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes side by side; one, if not given.")
+@click.option("--gpus", help="One worker for each of these, e.g. 0,1.")
+@click.option("--watch", is_flag=True, help="Go on: take every picture that is put into INPUT, until Ctrl-C.")
+@click.option(
+    "--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between two looks at INPUT (--watch)."
+)
+@_common
+def batch(dry_run: bool, **options: Any) -> int:
+    """A folder of pictures (or a table of them) -> a folder of results: resumable, with manifest.jsonl and report.html."""
+    common = {name: options.pop(name) for name in [option.name for option in _common_parameters()]}
+    with _Reporting(common) as show:
+        from ..batch import BatchOptions
+        from . import batch as command
+
+        made = BatchOptions(**options, force=common["force"], settings=_settings(common), masks=_mask_options(common))
+        return command.dry_run(show, made) if dry_run else command.run(show, made)
+
+
+@app.command()
+@click.option("--out", "-o", type=_PATH, default="outputs", show_default=True, help="The folder that must be writable (it is not made).")
+@click.option("--json", "as_json", is_flag=True, help="The checks as one JSON object.")
+def doctor(out: Path, as_json: bool) -> int:
+    """Look whether everything works here: environment, worker, engine, permissions."""
+    from . import doctor as command
+
+    return command.run(out, as_json=as_json)
+
+
+@app.command()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def version(as_json: bool) -> int:
+    """Print the versions of pack, protocol and Python."""
+    import platform
+
+    from ...contract.version import PROTOCOL, VERSION
+
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"version": VERSION, "protocol": PROTOCOL, "python": platform.python_version()}))
+    else:
+        click.echo(f"comfyui-sam3d {VERSION} (protocol {PROTOCOL}, Python {platform.python_version()})")
+    return 0
+
+
+def _common_parameters() -> list[click.Parameter]:
+    """The parameters that `_common` adds, as click made them."""
+
+    @click.command()
+    @_common
+    def probe(**_: Any) -> None:
+        pass
+
+    return probe.params
+
+
+def _settings(common: dict[str, Any]) -> dict[str, Any]:
+    """The short options and --set in one mapping. Raises OptionError where they contradict."""
+    from ...contract.errors import OptionError
+    from ..settings import parse_settings
+
+    names = ("engine", "seed", "quality", "preset", "outputs", "ply_frame", "texture_size", "face_budget")
+    given = {name: list(common[name]) if name == "outputs" else common[name] for name in names if common[name]}
+    more = parse_settings(common["set_"])
+    for name in given:
+        if name in more:
+            raise OptionError(f"{name} is given twice: as an option, and with --set.", "Leave one of them out.")
+    return {**given, **more}
+
+
+def _mask_options(common: dict[str, Any]) -> MaskOptions:
+    from ..inputs import MaskOptions
+
+    return MaskOptions(
+        auto=common["auto_mask"], invert=common["invert_mask"], resize=common["resize_mask"], allow_full=common["allow_full_mask"]
+    )
+
+
+class _Reporting:
+    """The Show that the options ask for; an error of ours that gets out of the block is said there, and becomes an exit code."""
+
+    def __init__(self, common: dict[str, Any]) -> None:
+        from .show import open_show
+
+        self.show = open_show(as_json=common["as_json"], quiet=common["quiet"])
+
+    def __enter__(self) -> Show:
+        return self.show
+
+    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        from ...contract.errors import Sam3dError
+        from .show import error_event, exit_code
+
+        if isinstance(problem, Sam3dError):
+            self.show.event("failed", name=None, error=error_event(problem), attempt=1, retry=False)
+            raise click.exceptions.Exit(exit_code(problem)) from None

@@ -1,0 +1,137 @@
+"""`key=value` settings -> fields of a request: what --set, the short options and a table's columns have in common.
+
+The names are those of the contract's dataclasses (ReconstructRequest, DraftOptions, ExportOptions), so a new parameter of an engine needs
+no line here. Values come as text or as JSON values; the records check them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..contract.errors import OptionError
+from ..contract.images import read_image
+from ..contract.request import FORMATS, DraftOptions, ExportOptions, ReconstructRequest
+
+_OF_REQUEST = ("engine", "seed", "quality", "texture_size", "face_budget", "size", "outputs")
+_ALIASES = {"faces": "face_budget", "format": "outputs", "formats": "outputs"}
+
+
+@functools.cache
+def known() -> dict[str, str]:
+    """Every setting -> the part of a request that it belongs to: request, draft or export."""
+    found = dict.fromkeys(_OF_REQUEST, "request")
+    for part, kind in (("draft", DraftOptions), ("export", ExportOptions)):
+        found |= {item.name: part for item in dataclasses.fields(kind)}
+    return found
+
+
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """`["thickness=0.5", "back=mirror"]` -> {"thickness": 0.5, "back": "mirror"}. Raises OptionError."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise OptionError(f"{text!r} is no setting.", "Write it as name=value, e.g. --set thickness=0.5.")
+        found[canonical(key.strip())] = value.strip()
+    return found
+
+
+def canonical(key: str) -> str:
+    """The setting's name, with `faces` for face_budget, `format` for outputs and `-` for `_`. Raises OptionError with a suggestion."""
+    name = key.lower().replace("-", "_")
+    name = _ALIASES.get(name, name)
+    if name not in known():
+        near = difflib.get_close_matches(name, known(), 1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(sorted(known()))}."
+        raise OptionError(f"There is no setting {key!r}.", hint)
+    return name
+
+
+def request_fields(settings: Mapping[str, Any], *, base: Path | None = None) -> dict[str, Any]:
+    """Keyword arguments for ReconstructRequest. Raises OptionError.
+
+    settings: name -> text or JSON value; None stays as the engine has it. base: where a relative back_image lies.
+    """
+    parts: dict[str, dict[str, Any]] = {"request": {}, "draft": {}, "export": {}}
+    for key, value in settings.items():
+        name = canonical(key)
+        if value is None:
+            continue
+        if name == "back_image":
+            value = _rgba(value, base)
+        elif name == "outputs":
+            value = _formats(value)
+        elif isinstance(value, str):
+            value = _value(value)
+        parts[known()[name]][name] = value
+    return {
+        **parts["request"],
+        "draft": _made(DraftOptions, parts["draft"]),
+        "export": _made(ExportOptions, parts["export"]),
+    }
+
+
+def check_settings(settings: Mapping[str, Any], *, base: Path | None = None) -> None:
+    """Raises the OptionError that a request with these settings would raise, without a picture."""
+    import numpy as np
+
+    fields = request_fields(settings, base=base)
+    with _naming():
+        ReconstructRequest(image=np.zeros((1, 1, 3), np.uint8), masks=np.ones((1, 1, 1), bool), **fields)
+
+
+def _made(kind: type[Any], fields: dict[str, Any]) -> Any:
+    with _naming():
+        return kind(**fields)
+
+
+class _naming:
+    """Errors of the records name their classes; a user knows only the setting's name."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
+        if isinstance(problem, OptionError):
+            text = problem.message
+            for prefix in ("DraftOptions.", "ExportOptions.", "ReconstructRequest."):
+                text = text.replace(prefix, "")
+            if text != problem.message:
+                raise OptionError(text, problem.hint) from None
+
+
+def _value(text: str) -> Any:
+    """A number, true, false, none or a word."""
+    lowered = text.lower()
+    if lowered in ("none", "null", "auto") and lowered != "auto":
+        return None
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _formats(value: Any) -> tuple[str, ...]:
+    """`glb,ply` or a list -> names without repeats; which names exist, the request knows."""
+    parts = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(p, str) for p in parts):
+        raise OptionError(f"{value!r} is no list of formats.", f"Choose among: {', '.join(FORMATS)}.")
+    return tuple(dict.fromkeys(part for text in parts for part in text.lower().replace(",", " ").split()))
+
+
+def _rgba(value: Any, base: Path | None) -> Any:
+    import numpy as np
+
+    if not isinstance(value, (str, Path)):
+        raise OptionError("back_image must be the path of a picture.", "Give a PNG, seen from behind.")
+    picture = read_image((base or Path()) / value)
+    alpha = picture.alpha if picture.alpha is not None else np.full(picture.image.shape[:2], 255, np.uint8)
+    return np.dstack([picture.image, alpha])
