@@ -52,15 +52,18 @@ def sample(texture: np.ndarray, uvs: np.ndarray, nearest: bool = False) -> np.nd
     flat = texture.reshape(height * width, -1)
     if nearest:
         column, row = np.clip(x.astype(np.int32), 0, width - 1), np.clip(y.astype(np.int32), 0, height - 1)
-        return flat[row * width + column].astype(np.float32)
-    x, y = np.clip(x - np.float32(0.5), 0, width - 1), np.clip(y - np.float32(0.5), 0, height - 1)
+        return flat.take(row * width + column, axis=0).astype(np.float32)
+    x, y = np.clip(x - np.float32(0.5), 0, np.float32(width - 1)), np.clip(y - np.float32(0.5), 0, np.float32(height - 1))
     left, top = x.astype(np.int32), y.astype(np.int32)
     right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    across, down = (x - left)[:, None], (y - top)[:, None]
+    across, down = (x - left).astype(np.float32)[:, None], (y - top).astype(np.float32)[:, None]
     top, bottom = top * width, bottom * width
-    upper = flat[top + left] * (1 - across) + flat[top + right] * across
-    lower = flat[bottom + left] * (1 - across) + flat[bottom + right] * across
-    return (upper * (1 - down) + lower * down).astype(np.float32)
+    upper = flat.take(top + left, axis=0) * (1 - across)
+    upper += flat.take(top + right, axis=0) * across
+    lower = flat.take(bottom + left, axis=0) * (1 - across)
+    lower += flat.take(bottom + right, axis=0) * across
+    upper += (lower - upper) * down
+    return upper
 
 
 def vertex_colors(mesh: Mesh) -> np.ndarray:
