@@ -35,7 +35,7 @@ def selected(values: np.ndarray, what: str = "A mask") -> np.ndarray:
         raise MaskError(f"{what} holds values up to {high:g}, in no known range.", _RANGES)
     if high < 128:
         raise MaskError(
-            f"{what} holds whole numbers from {low:g} to {high:g}: dark grey, or a map of labels?",
+            f"{what} holds whole numbers from {low:g} to {high:g} (dark grey, or a map of labels?).",
             "For labels give one mask for each: [labels == i for i in ...]. " + _RANGES,
         )
     return values >= 128

@@ -19,26 +19,32 @@ _RIM = 0.1  # pixels by which the polygon of a circle may miss it
 
 def declared_size(value: Any, what: str) -> Size:
     """A (height, width) that a file or an RLE declares, within the limits. Raises MaskError."""
-    good = isinstance(value, (list, tuple, np.ndarray)) and np.shape(value) == (2,)
-    numbers = [n for n in value if isinstance(n, (int, float, np.number)) and not isinstance(n, bool) and n == n // 1] if good else []
-    if len(numbers) != 2 or not all(1 <= n <= MAX_SIDE for n in numbers) or numbers[0] * numbers[1] > MAX_PIXELS:
+    plain = value.tolist() if isinstance(value, np.ndarray) else value
+    sides = [_side(n) for n in plain] if isinstance(plain, (list, tuple)) and len(plain) == 2 else [None]
+    if None in sides or math.prod(sides) > MAX_PIXELS:
         raise MaskError(f"{what} is {str(value)[:60]}.", f"It must be two whole numbers, height and width, 1 to {MAX_SIDE} each.")
-    return int(numbers[0]), int(numbers[1])
+    return sides[0], sides[1]
+
+
+def _side(number: Any) -> int | None:
+    if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
+        return None
+    return int(number) if 1 <= number <= MAX_SIDE and number == int(number) else None
 
 
 def coco_objects(value: Mapping[Any, Any], image_id: int | str | None) -> tuple[Size | None, list[Any]]:
     """A whole COCO JSON -> the chosen picture's size (None if the file doesn't say) and its annotations' segmentations, in their order."""
     images = _mappings(value["images"], "images")
-    chosen = images if image_id is None else [image for image in images if str(image.get("id")) == str(image_id)]
+    chosen = images if image_id is None else [image for image in images if _same(image.get("id"), image_id)]
     if len(chosen) != 1:
         known = [repr(image.get("id"))[:40] for image in images[:8]] + ["..."] * (len(images) > 8)
         count = f"{len(chosen)} pictures" if chosen or image_id is None else f"no picture {image_id!r}"
         raise MaskError(f"The COCO file has {count}.", f"Name one with image_id, of: {', '.join(known) or 'none'}.")
     image = chosen[0]
-    found = [item for item in _mappings(value["annotations"], "annotations") if item.get("image_id") == image.get("id")]
+    found = [item for item in _mappings(value["annotations"], "annotations") if _same(item.get("image_id"), image.get("id"))]
     segmentations = [item.get("segmentation") for item in found]
     for index, item in enumerate(segmentations):
-        if not item:
+        if item is None or (isinstance(item, (list, tuple)) and not item):
             raise MaskError(f"Annotation {index + 1} of {len(found)} has no segmentation.", "Leave out annotations that are only boxes.")
     return _size(image.get("height"), image.get("width"), "The COCO picture's size"), segmentations
 
@@ -60,6 +66,11 @@ def _size(height: Any, width: Any, what: str) -> Size | None:
     return None if height is None and width is None else declared_size((height, width), what)
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Ids are compared as texts: a command line can't tell 7 from "7"."""
+    return str(one) == str(other)
+
+
 def _mappings(value: Any, name: str) -> Sequence[Mapping[Any, Any]]:
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, Mapping) for item in value):
         raise MaskError(f"The file's {name!r} isn't a list of objects.", "Give the whole JSON as the tool wrote it.")
@@ -68,7 +79,7 @@ def _mappings(value: Any, name: str) -> Sequence[Mapping[Any, Any]]:
 
 def _labelme_ring(shape: Mapping[Any, Any]) -> list[float]:
     """A shape's outline as flat coordinates."""
-    kind = shape.get("shape_type") or "polygon"
+    kind = "polygon" if shape.get("shape_type") is None else str(shape["shape_type"])
     points = _points(shape.get("points"))
     if kind == "polygon":
         return [n for point in points for n in point]
@@ -83,9 +94,7 @@ def _labelme_ring(shape: Mapping[Any, Any]) -> list[float]:
         count = max(12, math.ceil(math.pi / math.acos(1 - min(_RIM / radius, 1.0)))) if radius > 0 else 12
         angles = [2 * math.pi * i / count for i in range(count)]
         return [n for a in angles for n in (x0 + radius * math.cos(a), y0 + radius * math.sin(a))]
-    raise MaskError(
-        f"A labelme shape is a {str(kind)[:40]!r}, which encloses nothing that we read.", "Use polygons, rectangles or circles."
-    )
+    raise MaskError(f"A labelme shape is a {kind[:40]!r}, which encloses nothing that we read.", "Use polygons, rectangles or circles.")
 
 
 def _points(value: Any) -> list[tuple[float, float]]:

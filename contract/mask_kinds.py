@@ -128,7 +128,7 @@ def nested(value: Any) -> Nested | None:
             raise MaskError(f"The lists hold more than {MOST_NUMBERS} numbers.", "Give an array.")
         items = list(itertools.chain.from_iterable(level))
         types = set(map(type, items))
-        if all(issubclass(kind, (int, float, np.number, np.bool_)) for kind in types):
+        if all(issubclass(kind, (int, float, np.integer, np.floating, np.bool_)) for kind in types):
             even = all(len(found) == 1 for found in shape)
             return Nested(
                 depth, tuple(found.pop() for found in shape) if even else None, any(issubclass(k, (bool, np.bool_)) for k in types)
@@ -207,8 +207,9 @@ def _of_numbers(value: Sequence[Any], inner: Nested, size: tuple[int, int]) -> R
     outlines = not inner.bools
     if inner.shape is not None:
         fits = size in (inner.shape, inner.shape[1:]) or inner.shape == (*size, 1)
-        found["bitmap"] = fits and _are_pixels(value)  # by name, any shape: then `resize` decides
-        outlines = outlines and not (fits and _are_black_and_white(value))
+        pixels, coordinates = _told_by_values(value) if fits else (False, True)
+        found["bitmap"] = pixels  # by name, any shape: then `resize` decides
+        outlines = outlines and coordinates
     if inner.depth == 2 and not inner.bools:
         if all(len(row) == 2 for row in value):
             found["points"] = outlines
@@ -220,16 +221,19 @@ def _of_numbers(value: Sequence[Any], inner: Nested, size: tuple[int, int]) -> R
     return found
 
 
-def _are_pixels(value: Sequence[Any]) -> bool:
-    """Whether lists of exactly the picture's size may be pixels: all numbers in 0..255."""
-    numbers = np.array(value)
-    return numbers.dtype.kind in "buif" and bool(numbers.min() >= 0 and numbers.max() <= 255)
+def _told_by_values(value: Sequence[Any]) -> tuple[bool, bool]:
+    """Whether lists of exactly the picture's size may be pixels (all in 0..255), and whether they may be coordinates.
 
-
-def _are_black_and_white(value: Sequence[Any]) -> bool:
-    """Whether they can't be coordinates as well: an outline of nothing but 0 and 1, or of 0 and 255, encloses no shape."""
+    An outline of nothing but 0..1, or of 0 and 255, encloses no shape: such numbers are pixels only. So are NaN, for `selected` to refuse.
+    """
     numbers = np.array(value)
-    return bool(((numbers >= 0) & (numbers <= 1)).all() or ((numbers == 0) | (numbers == 255)).all())
+    if numbers.dtype.kind not in "buif":
+        return False, True
+    if not np.isfinite(numbers).all():
+        return True, False
+    black_and_white = (numbers <= 1).all() or ((numbers == 0) | (numbers == 255)).all()
+    pixels = bool(numbers.min() >= 0 and numbers.max() <= 255)
+    return pixels, not (pixels and black_and_white)
 
 
 def _misfit(value: Any, size: tuple[int, int]) -> MaskError:

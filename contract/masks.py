@@ -31,7 +31,7 @@ from .errors import EmptyMaskError, FullMaskError, ImageError, MaskError, MaskKi
 from .images import alpha_of, decoding, grey_of, is_pillow, opened, upright
 from .mask_bitmaps import as_array, bitmaps, selected, to_size
 from .mask_files import coco_objects, declared_size, labelme_objects
-from .mask_kinds import KINDS, is_outlines, is_rle, named, only, readings
+from .mask_kinds import KINDS, is_outlines, is_rle, named, nested, only, readings
 from .mask_polygons import fill_ring
 from .mask_rle import decode_counts, encode_rle, runs_to_mask
 from .request import MAX_MASKS, MAX_SIDE
@@ -132,7 +132,7 @@ class _Reader:
     def _bitmap(self, value: Any) -> np.ndarray:
         if is_pillow(value):
             return self._pillow(value)[None]
-        if isinstance(value, (list, tuple)) and not isinstance(value[0], (list, tuple)):
+        if isinstance(value, (list, tuple)) and nested(value) is None:
             return self._stack(value, len(value), self._one_bitmap)
         array = np.array(value) if isinstance(value, (list, tuple)) else as_array(value)
         assert array is not None
@@ -282,7 +282,7 @@ def _fill(flats: Iterable[Any], size: tuple[int, int]) -> np.ndarray:
 
 def _ring(flat: Any) -> np.ndarray:
     """Flat coordinates -> (K, 2) float64, K >= 3."""
-    if not _is_list(flat) or not all(isinstance(n, (int, float, np.number)) and not isinstance(n, bool) for n in flat):
+    if not _is_list(flat) or not all(isinstance(n, (int, float, np.integer, np.floating)) and not isinstance(n, bool) for n in flat):
         raise MaskError("A polygon isn't a flat list of numbers.", "Give x1, y1, x2, y2, x3, y3, ...")
     if len(flat) % 2:
         raise MaskError(f"A polygon has {len(flat)} numbers: one x has no y.", "Give x1, y1, x2, y2, x3, y3, ...")
@@ -290,5 +290,5 @@ def _ring(flat: Any) -> np.ndarray:
         raise MaskError(f"A polygon has {len(flat) // 2} points.", "It needs three or more.")
     try:
         return np.array([float(n) for n in flat]).reshape(-1, 2)
-    except (OverflowError, TypeError):  # a whole number beyond floats; a complex one
+    except OverflowError:  # a whole number beyond floats
         raise MaskError("A polygon has a coordinate that is no pixel coordinate.", "Give pixel coordinates.") from None
