@@ -22,6 +22,7 @@ from .surface import Surface, smooth_surface, voxel_surface
 
 STAGES = ("mask", "mesh", "heights", "texture", "splats")
 SPLAT_EDGE = 3.5  # sprite pixels that a splat's piece of surface may be long, on average: one split at 96 cells and 512 pixels
+NORMAL_PASSES = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Inflated:
     picture pixel. info: JSON values. notes: sentences for the user."""
 
     mesh: Mesh
-    splats: Splats | None
+    splats: Splats
     anchor: tuple[float, float]
     metres: float
     info: dict[str, Any]
@@ -50,7 +51,7 @@ class _Steps:
         self.job.step("inflate", self.base + STAGES.index(stage) + 1, self.total)
 
 
-def inflate(request: ReconstructRequest, index: int, job: Job, *, with_splats: bool = True) -> Inflated:
+def inflate(request: ReconstructRequest, index: int, job: Job) -> Inflated:
     """The object of the request's mask `index`. Raises InputErrors that name it, and whatever `job` raises to cancel."""
     steps = _Steps(job, index, len(request.masks))
     name, draft = request.names[index], request.draft
@@ -74,17 +75,15 @@ def inflate(request: ReconstructRequest, index: int, job: Job, *, with_splats: b
     with steps("splats"):
         positions, anchor, metres = _to_metres(surface, p)
         mesh = _mesh(surface, positions)
-        splats = None
-        if with_splats:
-            # Larger pictures count as `splat_side` pixels: a splat for each of their pixels would cost more than it shows.
-            edge = SPLAT_EDGE * p.size / min(max(sprite.pixels), p.splat_side)
-            n = levels(positions, solid.faces, edge, p.splat_target)
-            splats = splat_surface(positions, solid.faces, solid.rim, surface.uvs, surface.texture, n, p.size)
+        # Larger pictures count as `splat_side` pixels: a splat for each of their pixels would cost more than it shows.
+        edge = SPLAT_EDGE * p.size / min(max(sprite.pixels), p.splat_side)
+        n = levels(positions, solid.faces, edge, p.splat_target)
+        splats = splat_surface(positions, solid.faces, solid.rim, surface.uvs, surface.texture, n, p.size)
     gates = {
         "closed": solid.is_closed(),
         "euler": solid.euler(),
         "faces": len(solid.faces),
-        "splats": 0 if splats is None else len(splats.positions),
+        "splats": len(splats.positions),
     }
     info = {"parameters": p.describe(), "gates": gates, "facts": facts, "notes": list(notes)}
     return Inflated(mesh, splats, anchor, metres, info, tuple(notes))
@@ -114,8 +113,12 @@ def _mesh(surface: Surface, positions: np.ndarray) -> Mesh:
     )  # as long as twice the area: the weight
     group = faces.ravel() if surface.normals == "smooth" else slot.ravel()
     size = count if surface.normals == "smooth" else len(keys)
-    normals = np.stack([np.bincount(group, across[:, i], minlength=size) for i in range(3)], 1)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1), 1e-30)[:, None]
+    normals = _unit(np.stack([np.bincount(group, across[:, i], minlength=size) for i in range(3)], 1))
+    if surface.normals == "smooth":
+        # Near the rim the sheet is steep and normals follow every step of the grid; the average with the neighbours' does not.
+        for _ in range(NORMAL_PASSES):
+            of_faces = normals[faces].sum(1)
+            normals = _unit(np.stack([np.bincount(faces.ravel(), np.repeat(of_faces[:, i], 3), minlength=count) for i in range(3)], 1))
     return Mesh(
         vertices=positions[vertex],
         faces=slot.reshape(-1, 3).astype(np.uint32),
@@ -124,3 +127,7 @@ def _mesh(surface: Surface, positions: np.ndarray) -> Mesh:
         texture=surface.texture,
         sampler=surface.sampler,
     )
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1), 1e-30)[:, None]

@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from .mask import Sprite, distance_inside, nearest_false, shrink
+from .mask import EIGHT, Sprite, distance_inside, distance_to, nearest_false, shrink
 
+INK = 0.07  # mean difference of the channels below which a colour is that of the drawn outline
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
@@ -34,10 +35,12 @@ class Palette:
 
 @dataclass(frozen=True)
 class Rim:
-    """outline: width of a drawn outline in coarse pixels, 0 without one. inset: how far inside colours are taken from for the rim."""
+    """outline: width of a drawn outline in coarse pixels, 0 without one; ink: its colour, float32 (3,). inset: how far inside colours are taken
+    from for the rim."""
 
     outline: float
     inset: float
+    ink: np.ndarray | None = None
 
 
 def palette(sprite: Sprite, factor: int) -> Palette:
@@ -75,7 +78,8 @@ def find_rim(p: Palette, *, pixel_art: bool = False) -> Rim:
     width = float(under[0] + first) if len(under) else deep
     if width >= deep - 1:
         return Rim(0.0, inset)
-    return Rim(width, max(inset, width + 1.0))
+    ink = np.median(p.rgb[wide & (p.depth > 0.5) & (p.depth < max(width - 1, 1.5))], axis=0)
+    return Rim(width, max(inset, width + 1.0), ink)
 
 
 def bleed(p: Palette, rim: Rim) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +94,20 @@ def bleed(p: Palette, rim: Rim) -> tuple[np.ndarray, np.ndarray]:
     local = np.minimum(rim.inset, ndimage.maximum_filter(p.depth, 2 * int(np.ceil(2 * rim.inset)) + 1) / 2)
     source = p.mask & (p.depth >= local)
     near = nearest_false(~source)
+    outer = p.mask.astype(np.float32)
+    if rim.ink is not None:
+        # Lines inside the picture end at the rim; bled, they would become black patches. The next colour beyond the line serves better.
+        line = ndimage.binary_dilation(np.abs(p.rgb - rim.ink).mean(2) < INK, EIGHT, 2)
+        plain = source & ~line
+        outer = np.where(
+            line & (p.depth < max(0.025 * p.side, rim.inset)), np.float32(0), outer
+        )  # also where the outline is wider than most of it
+        if plain.any():
+            beyond = nearest_false(~plain)
+            near = np.where(distance_to(beyond) <= distance_to(near) + 2 * rim.inset, beyond, near)
     colours = p.rgb[near[0], near[1]]
     soft = ndimage.gaussian_filter(colours, (0.008 * p.side, 0.008 * p.side, 0), truncate=3.0)
-    weight = np.clip((p.depth - local) / np.maximum(0.25 * local, 0.25), 0, 1) * p.mask
+    weight = np.clip((p.depth - local) / np.maximum(0.25 * local, 0.25), 0, 1) * outer
     return soft, weight.astype(np.float32)
 
 
