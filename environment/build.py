@@ -64,7 +64,8 @@ class _Build:
         began = time.perf_counter()
         wanted = set(layers) | set(self._layers())
         wanted_in_order = [layer for layer in journal.LAYERS if layer in wanted]
-        self.say(f"building _env: {'asked to' if rebuild else why}")
+        extend = state == "lacks" and not rebuild
+        self.say(f"{'completing' if extend else 'building'} _env: {'as asked' if rebuild else why}")
         self.say(f"   layers {', '.join(wanted_in_order)}; profile {journal.PROFILE}")
         if shutil.which("nvidia-smi"):
             self.say("   an NVIDIA GPU is seen, but the profiles for GPUs are not built yet: this environment computes on the CPU")
@@ -73,7 +74,7 @@ class _Build:
         with self._phase("uv"):
             tool = uv.find(self.root, self.say)
             self.say(f"      {tool.version}, from {tool.source}")
-        if state == "lacks" and not rebuild:
+        if extend:
             self._extend(tool, wanted_in_order)
         else:
             self._replace(tool, wanted_in_order)
@@ -86,7 +87,7 @@ class _Build:
         """After a killed run: the half-built environment goes, a finished one that was set aside comes back."""
         if journal.read(self.env) is None:
             if os.path.isdir(self.env) and os.listdir(self.env):
-                ours = any(os.path.exists(os.path.join(self.env, name)) for name in (journal.READY, journal.BUILDING))
+                ours = any(name.startswith(".sam3d_") for name in os.listdir(self.env))
                 if not ours:
                     raise InstallError(
                         f"{self.env} is there, but was not made by install.py.", "Move it away, or set SAM3D_WORKER_PYTHON to its Python."
@@ -109,15 +110,7 @@ class _Build:
             os.makedirs(self.env)
             self._write({"layers": []}, journal.BUILDING)
             with self._phase("Python"):
-                python = base_python()
-                self.say(f"      {python}")
-                uv.run(
-                    tool,
-                    ["venv", "--allow-existing", "--no-project", "--python", python, self.env],
-                    log=self.log,
-                    say=_silent,
-                    lock=self.lock,
-                )
+                self._venv(tool)
             self._install(tool, layers, torch_from="")
         except BaseException:
             self._remove(self.env)
@@ -127,16 +120,33 @@ class _Build:
             raise
         self._remove(self.previous)
 
+    def _venv(self, tool: uv.Uv) -> None:
+        python = base_python()
+        self.say(f"      {python}")
+        try:
+            uv.run(
+                tool, ["venv", "--allow-existing", "--no-project", "--python", python, self.env], log=self.log, say=_silent, lock=self.lock
+            )
+        except InstallError as error:
+            if os.path.isabs(python):
+                raise
+            raise InstallError(
+                f"The Python that runs this ({platform.python_version()}, {sys.executable}) can't carry the environment, and uv got no other:\n{error.message}",
+                "Run install.py with a full Python 3.10 to 3.13, for example: python3.12 install.py",
+            ) from None
+
     def _extend(self, tool: uv.Uv, layers: list[str]) -> None:
-        """Add layers in place. If uv gives up cleanly, the environment is as ready as it was before."""
-        self._check_space(layers[1:])
+        """Add layers in place. If that fails and what was there is whole, the environment is as ready as before."""
         record = journal.read(self.env) or {}
-        os.replace(os.path.join(self.env, journal.READY), os.path.join(self.env, journal.BUILDING))
+        self._check_space([layer for layer in layers if layer not in record.get("layers", [])])
+        had = journal.packages(self.env)
+        ready, building = (os.path.join(self.env, name) for name in (journal.READY, journal.BUILDING))
+        os.replace(ready, building)
         try:
             self._install(tool, layers, torch_from=record.get("torch", ""))
-        except InstallError:
-            if not journal.audit(self.env)[1]:
-                os.replace(os.path.join(self.env, journal.BUILDING), os.path.join(self.env, journal.READY))
+        except BaseException:
+            if had <= journal.packages(self.env) and not journal.audit(self.env)[1]:
+                os.replace(building, ready)
             raise
 
     def _install(self, tool: uv.Uv, layers: list[str], torch_from: str) -> None:
@@ -233,7 +243,8 @@ class _Build:
         journal.write(self.env, {"schema": journal.SCHEMA, "pid": os.getpid(), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record}, name)
 
     def _check_space(self, layers: list[str]) -> None:
-        need, free = sum(_MEGABYTES[layer] for layer in layers), shutil.disk_usage(self.root).free // 2**20
+        os.makedirs(os.path.dirname(self.env), exist_ok=True)  # where a link named _env may lead
+        need, free = sum(_MEGABYTES[layer] for layer in layers), shutil.disk_usage(os.path.dirname(self.env)).free // 2**20
         if free < need:
             raise InstallError(
                 f"The disk is full: about {need} MB are needed for the layers {', '.join(layers)}, {free} MB are free.", "Free some space."

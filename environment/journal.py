@@ -86,14 +86,19 @@ def state(root: str, layers: tuple[str, ...] | list[str]) -> tuple[str, str]:
     return ("lacks", "it lacks " + " and ".join(lacking)) if lacking else ("ready", "")
 
 
+def packages(env: str) -> set[str]:
+    """The `*.dist-info` folders of an environment: one for each package and version that is in it, or looks so."""
+    where = "Lib" if os.name == "nt" else os.path.join("lib", "python3*")
+    return set(glob.glob(os.path.join(glob.escape(env), where, "site-packages", "*.dist-info")))
+
+
 def audit(env: str) -> tuple[int, list[str]]:
     """(files that the installed packages list, those of them that are missing or cut short), by every RECORD.
 
     A package whose RECORD itself is missing counts as broken.
     """
     count, broken = 0, []
-    where = "Lib" if os.name == "nt" else os.path.join("lib", "python3*")
-    for info in glob.glob(os.path.join(glob.escape(env), where, "site-packages", "*.dist-info")):
+    for info in packages(env):
         site = os.path.dirname(info)
         try:
             with open(os.path.join(info, "RECORD"), encoding="utf-8", newline="") as file:

@@ -26,7 +26,8 @@ def main(root: str, argv: list[str]) -> int:
         os.chdir(root)
         command = ["-m", "pytest", *_gate(argv[1:]), *argv[1:]]
     else:
-        command = ["-m", "comfyui_sam3d.factory.cli", *argv]
+        # -I, as client/ starts the worker: neither the current folder nor a host's PYTHON* variables may put other modules before ours
+        command = ["-I", "-X", "utf8", "-m", "comfyui_sam3d.factory.cli", *argv]
     return _become([python, *command])
 
 
@@ -52,19 +53,21 @@ def _env_python(root: str, layers: tuple[str, ...]) -> str | None:
 
 def _named_python(python: str, testing: bool) -> str | None:
     """SAM3D_WORKER_PYTHON, when it has what the command imports; else None, and it has been said what to type."""
+    import shutil
     import subprocess
 
+    named, python = python, shutil.which(python) or python
     needed = ["comfyui_sam3d", *(["pytest", "pytest_cov"] if testing else [])]
     code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
     try:
-        done = subprocess.run([python, "-c", code, *needed], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+        done = subprocess.run([python, "-I", "-c", code, *needed], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
-        say(f"ERROR SAM3D_WORKER_PYTHON is {python}, which can't be run ({error}).")
+        say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which can't be run ({error}).")
         say("      Correct it, or unset it to use _env.")
         return None
     if done.returncode or done.stdout.strip():
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        say(f"ERROR SAM3D_WORKER_PYTHON is {python}, which lacks: {done.stdout.strip() or done.stderr.strip()[-200:]}")
+        say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which lacks: {done.stdout.strip() or done.stderr.strip()[-200:]}")
         layers = " ".join(f"-r {os.path.join('environment', layer + '.txt')}" for layer in (journal.LAYERS if testing else ("base",)))
         say(f'      In {root} type: "{python}" -m pip install {layers} -e . ; or unset it to use _env.')
         return None
@@ -77,7 +80,7 @@ def _gate(args: list[str]) -> list[str]:
 
 
 def _become(argv: list[str]) -> int:
-    for name in ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__"):  # another Python's; it would break this one
+    for name in ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__"):  # another Python's; they would break this one's children
         os.environ.pop(name, None)
     os.environ["PYTHONUTF8"] = "1"
     sys.stdout.flush()

@@ -194,10 +194,11 @@ def find(root: str, say: Say) -> Uv:
     """SAM3D_UV, else beside the running Python, else on PATH, else fetched from the registry into `_tools/uv`."""
     named = os.environ.get("SAM3D_UV")
     if named:
-        version = _version(named)
+        path = shutil.which(named) or named
+        version = _version(path)
         if version is None:
             raise InstallError(f"SAM3D_UV is {named}, which is no uv of {'.'.join(map(str, MINIMUM))} or later.", "Correct it or unset it.")
-        return Uv(named, version, "SAM3D_UV")
+        return Uv(path, version, "SAM3D_UV")
     for path, source in _places():
         version = _version(path)
         if version is not None:
