@@ -62,8 +62,6 @@ class Dino(nn.Module):
         super().__init__()
         self.size, self.prenorm = size, prenorm
         self.backbone = DinoViT(size=size, **vit)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     @property
     def width(self) -> int:
@@ -76,7 +74,8 @@ class Dino(nn.Module):
         """What the transformer reads: resized (without antialias), three channels, normalised, in the weights' dtype."""
         if x.shape[-2:] != (self.size, self.size):
             x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", align_corners=False)
-        return ((x.expand(-1, 3, -1, -1) - self.mean) / self.std).to(self.backbone.cls_token.dtype)
+        channels = x.expand(-1, 3, -1, -1).unbind(1)
+        return torch.stack([(c - mean) / std for c, mean, std in zip(channels, MEAN, STD)], dim=1).to(self.backbone.cls_token.dtype)
 
     def select(self, tokens: Tensor) -> Tensor:
         if self.prenorm:

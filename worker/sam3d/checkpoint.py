@@ -1,0 +1,119 @@
+"""The official files -> our modules, key for key (spec: stage1.md section 8).
+
+A module is built on the meta device, so that nothing is allocated twice; its tensors are then taken one by one from a memory-mapped file.
+Loading is strict: a key that is missing, extra or misshapen is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ...contract.errors import SetupError
+
+M = TypeVar("M", bound=nn.Module)
+
+# Where stage 1's parts stand in the official files: file stem -> part -> prefix
+STAGE1 = {
+    "ss_generator": {"flow": "_base_models.generator.reverse_fn.backbone.", "embedder": "_base_models.condition_embedder."},
+    "ss_decoder": {"decoder": ""},
+}
+
+
+class Weights(Mapping[str, Tensor]):
+    """A file's tensors by name, mapped into memory: reading one reads its pages and no more.
+
+    `.safetensors`, or a torch file (`.ckpt`, `.pt`) read with weights_only, its `state_dict` where it has one. Raises SetupError.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise SetupError(f"The weights {self.path} aren't there.", "Check the folder, or fetch the weights again.")
+        self._get, self._names = _open(self.path)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+
+def find(folder: str | Path, stem: str) -> Weights:
+    """The file `stem` of a folder in the official layout: our converted .safetensors if it is there, else the official .ckpt or .pt."""
+    tried = [Path(folder) / f"{stem}{suffix}" for suffix in (".safetensors", ".ckpt", ".pt")]
+    for path in tried:
+        if path.is_file():
+            return Weights(path)
+    raise SetupError(
+        f"{folder} has no {tried[0].name}, {tried[1].name} or {tried[2].name}.", "Check the folder, or fetch the weights again."
+    )
+
+
+def load(
+    build: Callable[[], M],
+    weights: Mapping[str, Tensor],
+    prefix: str = "",
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> M:
+    """Build a module and fill it with the tensors of `weights` whose names start with `prefix`; other names are left alone.
+
+    dtype None keeps each tensor's own. A tensor that already has dtype and device stays mapped: no copy at all. Raises SetupError, naming
+    every key that doesn't fit (the first dozen of each kind).
+    """
+    with torch.device("meta"):
+        module = build()
+    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    found = {name[len(prefix) :] for name in weights if name.startswith(prefix)}
+    _refuse("lacks", prefix, sorted(wanted.keys() - found))
+    _refuse("has unknown keys", prefix, sorted(found - wanted.keys()))
+    state, misshapen = {}, []
+    for name, shape in wanted.items():
+        tensor = weights[prefix + name]
+        if tensor.shape != shape:
+            misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(shape)}")
+        else:
+            state[name] = tensor.to(device=device, dtype=dtype)
+    _refuse("has misshapen tensors", prefix, misshapen)
+    module.load_state_dict(state, strict=True, assign=True)
+    return module.requires_grad_(False).eval()
+
+
+def _refuse(what: str, prefix: str, names: list[str]) -> None:
+    if names:
+        listed = ", ".join(prefix + name for name in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        raise SetupError(
+            f"The checkpoint {what}: {listed}.", "It isn't the model that this version implements; fetch the official files again."
+        )
+
+
+def _open(path: Path) -> tuple[Callable[[str], Tensor], dict[str, None]]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            file = safe_open(str(path), framework="pt")
+            return file.get_tensor, dict.fromkeys(file.keys())
+        except SafetensorError as problem:
+            raise SetupError(f"{path} can't be read: {problem}.", "Fetch it again.") from problem
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as problem:  # torch raises whatever the damaged part raises
+        raise SetupError(f"{path} can't be read as weights: {problem}.", "Fetch it again; files that hold code are refused.") from problem
+    state = data.get("state_dict", data) if isinstance(data, dict) else {}
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise SetupError(f"{path} holds no tensors.", "Fetch it again.")
+    return tensors.__getitem__, dict.fromkeys(tensors)
