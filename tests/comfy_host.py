@@ -78,7 +78,9 @@ class Run:
         self.messages: list[tuple[float, str, Any]] = []  # seconds, type, data; type "text" and "picture" for the binary ones
 
     def post(self, graph: dict[str, Any]) -> None:
-        status, answer = self.host.post("/prompt", {"prompt": graph, "client_id": self.client, "extra_data": {"extra_pnginfo": {"workflow": {"id": "x"}}}})
+        status, answer = self.host.post(
+            "/prompt", {"prompt": graph, "client_id": self.client, "extra_data": {"extra_pnginfo": {"workflow": {"id": "x"}}}}
+        )
         assert status == 200, answer
         self.id = answer["prompt_id"]
 

@@ -20,7 +20,6 @@ import sys
 import time
 
 import numpy as np
-
 from comfyui_sam3d.contract.errors import OutOfMemoryError
 from comfyui_sam3d.contract.request import ReconstructRequest
 from comfyui_sam3d.contract.scene import SH_C0, Camera, Mesh, Pose, Scene, SceneObject, Splats
@@ -58,7 +57,9 @@ def pyramid(request: ReconstructRequest, index: int) -> SceneObject:
     color = request.image[request.masks[index]].mean(axis=0) / 255
     return SceneObject(
         name=request.names[index],
-        mesh=Mesh(vertices=CORNERS, faces=FACES, uvs=np.clip(CORNERS[:, :2] * [1, -1] + [0.5, 1], 0, 1).astype(np.float32), texture=texture),
+        mesh=Mesh(
+            vertices=CORNERS, faces=FACES, uvs=np.clip(CORNERS[:, :2] * [1, -1] + [0.5, 1], 0, 1).astype(np.float32), texture=texture
+        ),
         splats=Splats(
             positions=CORNERS,
             scales=np.full((5, 3), 0.05, np.float32),

@@ -38,7 +38,9 @@ print(json.dumps({"ids": list(mappings), "names": list(names), "web": module.WEB
 
 
 def imported(folder: Path, home: Path) -> dict[str, object]:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder)], capture_output=True, text=True, env={"SAM3D_NODES_DIR": str(home), "PATH": ""})
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)], capture_output=True, text=True, env={"SAM3D_NODES_DIR": str(home), "PATH": ""}
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "", "importing the pack printed something"
     return dict(json.loads(done.stderr.splitlines()[-1]))
