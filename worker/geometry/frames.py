@@ -79,12 +79,13 @@ def quaternions(rotations: np.ndarray) -> np.ndarray:
 def move_splats(splats: Splats, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Splats:
     """`x -> scale * rotation @ x + translation`, done to positions, orientations, sizes and, above degree 0, to the colours' directions."""
     turn = np.asarray(rotation, np.float64)
-    return splats.replace(
-        positions=(scale * (splats.positions @ turn.T) + np.asarray(translation)).astype(np.float32),
-        rotations=multiply(quaternions(turn), splats.rotations).astype(np.float32),
-        scales=splats.scales * np.float32(scale),
-        sh=rotate_sh(splats.sh, turn),
-    )
+    with np.errstate(invalid="ignore", over="ignore"):  # rows that aren't finite are the writers' business
+        return splats.replace(
+            positions=(scale * (splats.positions @ turn.T) + np.asarray(translation)).astype(np.float32),
+            rotations=multiply(quaternions(turn), splats.rotations).astype(np.float32),
+            scales=splats.scales * np.float32(scale),
+            sh=rotate_sh(splats.sh, turn),
+        )
 
 
 def move_mesh(mesh: Mesh, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Mesh:

@@ -19,13 +19,13 @@ def splat(splats: Splats) -> bytes:
     good = np.logical_and.reduce([np.isfinite(item).all(axis=1) for item in values]) & (np.abs(splats.rotations).max(axis=1, initial=0) > 0)
     if not good.any():
         raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
-    weight = splats.opacities.astype(np.float64) * np.prod(splats.scales.astype(np.float64), axis=1)
     order = np.flatnonzero(good)
-    order = order[np.argsort(-weight[order], kind="stable")]
+    weight = splats.opacities[order].astype(np.float64) * np.prod(splats.scales[order].astype(np.float64), axis=1)
+    order = order[np.argsort(-weight, kind="stable")]
     rows = np.empty(len(order), _ROW)
     rows["position"], rows["scale"] = splats.positions[order], splats.scales[order]
-    rows["rgba"][:, :3] = np.clip(np.round(255 * splats.colors()[order]), 0, 255)
-    rows["rgba"][:, 3] = np.clip(np.round(255 * splats.opacities[order]), 0, 255)
-    turns = splats.rotations[order]
+    rows["rgba"][:, :3] = np.round(255 * np.clip(splats.colors()[order], 0, 1))
+    rows["rgba"][:, 3] = np.round(255 * np.clip(splats.opacities[order], 0, 1))
+    turns = splats.rotations[order].astype(np.float64)
     rows["rotation"] = np.clip(np.round(128 * turns / np.linalg.norm(turns, axis=1, keepdims=True) + 128), 0, 255)
     return rows.tobytes()

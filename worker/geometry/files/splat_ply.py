@@ -37,7 +37,8 @@ def splat_ply(splats: Splats) -> bytes:
         opacity = np.clip(splats.opacities.astype(np.float64), _LEAST_OPACITY, 1 - _LEAST_OPACITY)
         tail[:, 0] = np.log(opacity / (1 - opacity))
         tail[:, 1:4] = np.log(np.maximum(splats.scales, _LEAST_SCALE))
-        tail[:, 4:8] = splats.rotations / np.linalg.norm(splats.rotations, axis=1, keepdims=True)
+        turns = splats.rotations.astype(np.float64)
+        tail[:, 4:8] = turns / np.linalg.norm(turns, axis=1, keepdims=True)
     good = np.isfinite(rows).all(axis=1)
     if not good.any():
         raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
