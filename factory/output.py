@@ -20,7 +20,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -159,6 +159,15 @@ def describe(scene: Scene) -> dict[str, Any]:
         "timings": {stage: round(seconds, 4) for stage, seconds in scene.timings.items()},
         "warnings": list(scene.warnings),
     }
+
+
+def source_of(image: Path, masks: Iterable[Path], rule: str | None = None) -> dict[str, Any]:
+    """What meta.json says of the files a result was made of: names without folders, and the picture's hash."""
+    try:
+        sha = _sha256_of(image)
+    except OSError:
+        sha = None  # it was there a moment ago
+    return {"image": image.name, "sha256": sha, "masks": [mask.name for mask in masks], "rule": rule}
 
 
 def _replace(place: Place, aside: Path, done: dict[str, Any]) -> None:

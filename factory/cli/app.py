@@ -199,7 +199,7 @@ class _Reporting:
 
     def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
         from ...contract.errors import Sam3dError
-        from .show import error_event, exit_code
+        from ..events import error_event, exit_code
 
         if isinstance(problem, Sam3dError):
             self.show.event("failed", name=None, error=error_event(problem), attempt=1, retry=False)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ...client import open_backend
-from ...contract.backend import Event, Log, Progress
-from ...contract.errors import InputError, JobCancelled, MaskError, Sam3dError
+from ...contract.backend import Event
+from ...contract.errors import JobCancelled, MaskError, Sam3dError
 from ...contract.names import safe_filename
 from ...contract.pairing import nfc_stem
 from .. import automask, output
+from ..events import OK, done_fields, error_event, exit_code, job_event
 from ..inputs import MaskOptions, check_name, make_request, mask_files
 from ..jobs import Interrupts, watch
 from ..settings import check_settings
-from .show import OK, Show, error_event, exit_code
+from .show import Show
 
 
 def run(
@@ -76,52 +76,20 @@ def _run(
     output.remove_leftovers(place.out, "one", older_than=3600)
 
     def on_event(event: Event) -> None:
-        job_event(show, place.name, event)
+        job_event(show.event, place.name, event)
 
     with open_backend() as backend:
         scene = watch(backend.reconstruct(request), on_event, lambda: interrupts.count > 0)
     if interrupts.count:  # it was faster than the cancellation; nothing has been written yet
         raise JobCancelled("The job was cancelled.")
-    source = {"image": image.name, "image_sha256": sha256_of_file(image), "masks": [mask.name for mask in files]}
     meta = {
         "name": place.name,
         "key": key,
         "parameters": request.parameters(),
-        "source": source,
+        "source": output.source_of(image, files),
         **output.describe(scene),
         "seconds": round(time.perf_counter() - start, 3),
     }
     replaced = output.read_meta(place) is not None
     meta["files"] = output.write_result(place, scene.files, meta)
     show.event("done", **done_fields(place, meta, "replaced" if replaced else "made", meta["seconds"]))
-
-
-def job_event(show: Show, name: str, event: Event) -> None:
-    """A job's event as one of ours; pictures of the work so far are for hosts that can show them."""
-    if isinstance(event, Progress):
-        fields = {"stage": event.stage, "step": event.step, "total": event.total, "fraction": round(event.fraction, 4)}
-        show.event("progress", name=name, **fields, eta=None if event.eta is None else round(event.eta, 1))
-    elif isinstance(event, Log):
-        show.event("log", name=name, level=event.level, text=event.text)
-
-
-def done_fields(place: output.Place, meta: dict[str, Any], state: str, seconds: float) -> dict[str, Any]:
-    """The event `done`. state: made, replaced, there or adopted."""
-    return {
-        "name": place.name,
-        "state": state,
-        "folder": str(place.folder),
-        "files": [place.path(file).relative_to(place.folder).as_posix() for file in (*meta["files"], output.META)],
-        "engine": str(meta.get("engine")),
-        "seed": meta.get("seed"),
-        "seconds": seconds,
-        "warnings": list(meta.get("warnings", ())),
-        "key": meta.get("key"),
-    }
-
-
-def sha256_of_file(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as problem:
-        raise InputError(f"{path} can't be read: {problem.strerror or problem}.", "Check the path and its permissions.") from None

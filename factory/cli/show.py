@@ -9,26 +9,6 @@ import json
 import sys
 from typing import Any
 
-from ...contract.errors import InputError, JobCancelled, Sam3dError, SetupError, WorkerStartError
-
-HONEST = {"draft": "engine draft: an inflation of the outline; no learned model saw this picture"}
-
-OK, FAILED, USAGE, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 130
-
-
-def exit_code(problem: Sam3dError) -> int:
-    """0 is never an error's; 2: the input, 3: the environment, 130: interrupted, 1: all else."""
-    if isinstance(problem, InputError):
-        return USAGE
-    if isinstance(problem, (SetupError, WorkerStartError)):
-        return ENVIRONMENT
-    return INTERRUPTED if isinstance(problem, JobCancelled) else FAILED
-
-
-def error_event(problem: Sam3dError) -> dict[str, str]:
-    """What an event, and a manifest line, carries of an error."""
-    return {"code": problem.code, "message": problem.message, "hint": problem.hint}
-
 
 def open_show(*, as_json: bool = False, quiet: bool = False) -> Show:
     """The Show for this terminal and these options."""
@@ -55,7 +35,7 @@ class Show:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, /, **fields: Any) -> None:
         """One event; kinds and fields are those of docs/cli.md."""
         method = getattr(self, f"on_{kind}", None)
         if method is not None:
@@ -79,7 +59,7 @@ class Show:
 class JsonLines(Show):
     """One JSON object a line on stdout."""
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, /, **fields: Any) -> None:
         print(json.dumps({"event": kind, **fields}, ensure_ascii=False), flush=True)
 
 
@@ -88,13 +68,16 @@ class Lines(Show):
 
     def __init__(self) -> None:
         self._stages: dict[str, str] = {}
+        self._said: set[str] = set()
 
     def out(self, text: str) -> None:
         print(text, flush=True)
 
     def on_start(self, e: dict[str, Any]) -> None:
-        if "items" in e:
-            self.out(f"{e['items']} {'item' if e['items'] == 1 else 'items'}, results in {e['out']}")
+        if e.get("watch"):
+            self.out(f"watching {e['source']}, results in {e['out']}; Ctrl-C ends")
+        elif "items" in e:
+            self.out(f"{e['items'] or 'no'} {'item' if e['items'] == 1 else 'items'} in {e['source']}, results in {e['out']}")
 
     def on_item(self, e: dict[str, Any]) -> None:
         again = f" (attempt {e['attempt']})" if e["attempt"] > 1 else ""
@@ -113,7 +96,9 @@ class Lines(Show):
 
     def on_done(self, e: dict[str, Any]) -> None:
         for text in e["warnings"] if e["state"] in ("made", "replaced") else ():
-            self.err(f"{_label(e)}warning: {text}")
+            if text not in self._said:  # a batch says once what is true of all its items
+                self._said.add(text)
+                self.err(f"{_label(e)}warning: {text}")
         self.out(_label(e) + done_text(e))
 
     def on_cancelled(self, e: dict[str, Any]) -> None:
@@ -122,6 +107,9 @@ class Lines(Show):
     def on_waiting(self, e: dict[str, Any]) -> None:
         self.out(f"{_label(e)}waiting: {e['text']}" if e["name"] else e["text"])
 
+    def on_planned(self, e: dict[str, Any]) -> None:
+        self.out(f"{e['items']} items: {e['make']} to make, {e['wrong']} wrong; nothing was made (dry run)")
+
     def on_end(self, e: dict[str, Any]) -> None:
         self.out(end_text(e))
 
@@ -129,14 +117,13 @@ class Lines(Show):
 def done_text(e: dict[str, Any]) -> str:
     """The line of a finished item."""
     where = f"{e['folder']}: {', '.join(e['files'])}"
-    made_by = HONEST.get(e["engine"], f"engine {e['engine']}")
     how = {
         "made": f"made in {e['seconds']:.1f} s",
         "replaced": f"made in {e['seconds']:.1f} s; replaced an earlier result",
         "there": "already there, not made again",
         "adopted": "already there, not made again; added to the manifest",
     }[e["state"]]
-    return f"{where} ({how})\n    {made_by}"
+    return f"{where} ({how}, engine {e['engine']})"
 
 
 def end_text(e: dict[str, Any]) -> str:
