@@ -20,12 +20,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from . import journal, torch_build, uv
 from .uv import InstallError, Say
 
 PYTHONS = ((3, 10), (3, 13))
-_MEGABYTES = {"base": 400, "model": 1500, "dev": 700}  # needed on the disk
+_MEGABYTES = {"base": 400, "model": 1500, "dev": 700}  # needed on the disk, unpacked
+_CUDA_MEGABYTES = 12000  # of the registry's torch for Linux: 6 GB in the environment, as much in a cache that can't share its files
 
 
 def ensure(root: str, layers: tuple[str, ...], say: Say, *, rebuild: bool = False) -> None:
@@ -201,6 +203,7 @@ class _Build:
             except InstallError as error:
                 self.say(f"      not from {where}: {error.message.splitlines()[0]}")
         if sys.platform == "linux":
+            self._check_space(["torch with CUDA"], _CUDA_MEGABYTES)
             self.say("      no CPU build to be had: the registry's build brings the CUDA libraries along (about 5 GB)")
         return "the package registry"
 
@@ -239,15 +242,16 @@ class _Build:
             found = re.search(r'VERSION = "([^"]+)"', file.read())
         return found[1] if found else ""
 
-    def _write(self, record: dict, name: str) -> None:
+    def _write(self, record: dict[str, Any], name: str) -> None:
         journal.write(self.env, {"schema": journal.SCHEMA, "pid": os.getpid(), "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **record}, name)
 
-    def _check_space(self, layers: list[str]) -> None:
+    def _check_space(self, what: list[str], megabytes: int = 0) -> None:
         os.makedirs(os.path.dirname(self.env), exist_ok=True)  # where a link named _env may lead
-        need, free = sum(_MEGABYTES[layer] for layer in layers), shutil.disk_usage(os.path.dirname(self.env)).free // 2**20
+        need = megabytes or sum(_MEGABYTES[layer] for layer in what)
+        free = shutil.disk_usage(os.path.dirname(self.env)).free // 2**20
         if free < need:
             raise InstallError(
-                f"The disk is full: about {need} MB are needed for the layers {', '.join(layers)}, {free} MB are free.", "Free some space."
+                f"The disk is full: about {need} MB are needed for {', '.join(what)}, {free} MB are free.", "Free some space."
             )
 
     def _remove(self, folder: str) -> None:
@@ -309,7 +313,7 @@ def _lock(root: str, say: Say) -> Iterator[int]:
 
 def _try_lock(handle: int) -> bool:
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             import msvcrt
 
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+from typing import Any
 
 SCHEMA = 1
 LAYERS = ("base", "model", "dev")  # environment/<layer>.txt
@@ -34,7 +35,7 @@ def env_python(env: str) -> str:
     return os.path.join(env, "Scripts", "python.exe") if os.name == "nt" else os.path.join(env, "bin", "python")
 
 
-def read(env: str, name: str = READY) -> dict | None:
+def read(env: str, name: str = READY) -> dict[str, Any] | None:
     """The journal as a dict; None when it is missing, unreadable, or of another schema."""
     try:
         with open(os.path.join(env, name), encoding="utf-8") as file:
@@ -44,7 +45,7 @@ def read(env: str, name: str = READY) -> dict | None:
     return record if isinstance(record, dict) and record.get("schema") == SCHEMA else None
 
 
-def write(env: str, record: dict, name: str = READY) -> None:
+def write(env: str, record: dict[str, Any], name: str = READY) -> None:
     """Written aside, synced and renamed: it is there whole or not at all."""
     path = os.path.join(env, name)
     with open(path + ".tmp", "w", encoding="utf-8") as file:

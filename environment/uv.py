@@ -97,7 +97,6 @@ def run(uv: Uv, args: list[str], *, log: str, say: Say, lock: int | None = None)
     lock: a descriptor that the child keeps open, so that the lock of an installer that was killed holds until its uv has ended.
     """
     argv = [uv.path, *args, "--no-config", "--no-progress", "--color", "never", *cache_flags(dict(os.environ))]
-    keep = {"pass_fds": (lock,)} if lock is not None and os.name != "nt" else {}
     lines: list[str] = []
     with open(log, "a", encoding="utf-8") as file:
         file.write(mask("$ " + " ".join(argv)) + "\n")
@@ -110,13 +109,14 @@ def run(uv: Uv, args: list[str], *, log: str, say: Say, lock: int | None = None)
                 env=child_environment(dict(os.environ)),
                 encoding="utf-8",
                 errors="replace",
-                **keep,
+                pass_fds=() if lock is None or os.name == "nt" else (lock,),
             )
         except OSError as error:
             raise InstallError(f"uv at {uv.path} can't be started: {error.strerror}.", "Set SAM3D_UV to a working uv.") from None
+        stream = child.stdout
+        assert stream is not None
         try:
-            assert child.stdout is not None
-            for line in child.stdout:
+            for line in stream:
                 line = mask(line.rstrip())
                 lines.append(line)
                 file.write(line + "\n")
@@ -127,7 +127,7 @@ def run(uv: Uv, args: list[str], *, log: str, say: Say, lock: int | None = None)
             child.terminate()
             raise
         finally:
-            child.stdout.close()
+            stream.close()
             code = child.wait()
     if code:
         raise explain("\n".join(lines), code, log)
