@@ -106,8 +106,11 @@ FROM_WORKER = {
 
 
 def to_wire(message: Record) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A message as JSON object and arrays, for `frames.write_frame`."""
-    plain, arrays = pack(message)
+    """A message as JSON object and arrays, for `frames.encode_frame`. Raises TypeError for values nested without end."""
+    try:
+        plain, arrays = pack(message)
+    except RecursionError:
+        raise TypeError("its values are nested too deeply") from None
     return {"type": type(message).__name__, **plain}, arrays
 
 

@@ -43,7 +43,7 @@ from ..contract.version import PROTOCOL, VERSION
 from .channel import Channel, complain
 from .job import Engine, Job
 
-BEAT = 1.0  # seconds between heartbeats
+BEAT = 1.0  # seconds between heartbeats; less where the client waits for less than four of them
 PROGRESS_EVERY = 0.05  # seconds; steps in between are counted, not sent
 ENCODE = "encode"  # the encoder's own stage, and its time as a share of the engine's where that is planned
 ENCODE_SHARE = 0.3
@@ -75,6 +75,8 @@ class _Worker:
         self.engines = engines
         self.encode = encode
         self.inbox: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        self.silence = float(os.environ.get(SILENCE_VARIABLE, "120"))
+        self.interval = min(BEAT, self.silence / 4)
         self.cancelled = 0  # the highest job that was cancelled; jobs are numbered upwards, one at a time
 
     def read(self) -> None:
@@ -103,16 +105,15 @@ class _Worker:
 
         A thread of its own: a client that doesn't read for a while blocks the heartbeat, and is no reason to end.
         """
-        silence = float(os.environ.get(SILENCE_VARIABLE, "120"))
         while True:
-            faulthandler.dump_traceback_later(silence, exit=True)
-            time.sleep(BEAT)
+            faulthandler.dump_traceback_later(self.silence, exit=True)
+            time.sleep(self.interval)
 
     def beat(self) -> None:
         """Heartbeat thread."""
         while True:
             self.channel.send(Beat())
-            time.sleep(BEAT)
+            time.sleep(self.interval)
 
     def handle(self, message: Record) -> None:
         """Main thread: one job from its message to its last answer. Never raises for a failed job."""
@@ -199,16 +200,18 @@ class _WireJob:
             raise JobCancelled("The job was cancelled.")
 
     def plan(self, stages: Mapping[str, float]) -> None:
-        whole, at = sum(stages.values()) or 1.0, 0.0
-        for stage, share in {**stages, ENCODE: whole * ENCODE_SHARE}.items():
-            self._plan[stage] = (at, at := at + share / (whole * (1 + ENCODE_SHARE)))
+        """Called again, it divides what is left."""
+        shares = {**stages, ENCODE: sum(stages.values()) * ENCODE_SHARE or 1.0}
+        at, scale = self._fraction, (1 - self._fraction) / sum(shares.values())
+        for stage, share in shares.items():
+            self._plan[stage] = (at, at := at + share * scale)
 
     def step(self, stage: str, step: int, total: int) -> None:
         self.check()
         total = max(total, 0)
         step = min(max(step, 0), total)
         if stage not in self._plan:  # an unplanned stage takes half of what is left: the bar never falls and never lies about the end
-            self._plan[stage] = (self._fraction, (1 + self._fraction) / 2)
+            self._plan[stage] = (self._fraction, 1.0 if stage == ENCODE else (1 + self._fraction) / 2)
         start, end = self._plan[stage]
         share = step / total if total > 0 else 0.0
         self._fraction = min(max(self._fraction, start + (end - start) * share), 1.0)
