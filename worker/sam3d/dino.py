@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.fused import residual_norm
 from .layers import LayerNorm32, ViTBlock
 
 MEAN = (0.485, 0.456, 0.406)
@@ -27,7 +28,8 @@ class _PatchEmbed(nn.Module):
 class DinoViT(nn.Module):
     """The vision transformer at its native resolution: positions are used as stored, never interpolated.
 
-    forward: (B, 3, size, size), ImageNet-normalised -> the last block's tokens before the final norm, (B, 1 + registers + patches, width).
+    forward: (B, 3, size, size), ImageNet-normalised -> the last block's tokens before the final norm, float32
+    (B, 1 + registers + patches, width). `x` must have the weights' dtype.
     """
 
     def __init__(self, size: int = 518, patch: int = 14, width: int = 1024, depth: int = 24, heads: int = 16, registers: int = 4) -> None:
@@ -46,9 +48,14 @@ class DinoViT(nn.Module):
         batch = len(patches)
         tokens = torch.cat([self.cls_token.expand(batch, -1, -1), patches], dim=1) + self.pos_embed
         tokens = torch.cat([tokens[:, :1], self.register_tokens.expand(batch, -1, -1), tokens[:, 1:]], dim=1)
+        # The residual stream is float32 whatever the weights are; each norm is fused with the update before it (ops/fused.py).
+        tokens, update, gate = tokens.float().contiguous(), None, None
         for block in self.blocks:
-            tokens = block(tokens)
-        return tokens
+            normed = residual_norm(tokens, update, gate, *_affine(block.norm1), eps=1e-6, dtype=x.dtype)
+            update, gate = block.attn(normed), block.ls1.gamma.float()
+            normed = residual_norm(tokens, update, gate, *_affine(block.norm2), eps=1e-6, dtype=x.dtype)
+            update, gate = block.mlp(normed), block.ls2.gamma.float()
+        return tokens + gate * update
 
 
 class Dino(nn.Module):
@@ -82,3 +89,7 @@ class Dino(nn.Module):
             return F.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-5)
         normed = self.backbone.norm(tokens)
         return torch.cat([normed[:, :1], normed[:, 1 + self.backbone.registers :]], dim=1)
+
+
+def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    return norm.weight.float(), norm.bias.float()

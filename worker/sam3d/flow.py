@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import LayerNorm32, attend
+from ..ops.attention import attend
+from .layers import LayerNorm32
 
 SHAPE, POSE = "shape", "6drotation_normalized"  # the streams, as the checkpoint calls them
 # The pose stream's tokens in their order inside the network; the released model's channels.

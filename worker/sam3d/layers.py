@@ -1,4 +1,4 @@
-"""The few layers that several parts share: attention over heads, the ViT block, and a LayerNorm that always computes in float32."""
+"""The few layers that several parts share: the ViT block and its parts, and a LayerNorm that always computes in float32."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.attention import attend
+
 
 class LayerNorm32(nn.LayerNorm):
-    """LayerNorm computed in float32, its result in the input's dtype (parameters may be half precision)."""
+    """LayerNorm computed in float32, its result in the input's dtype (parameters may have another)."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None or self.weight.dtype == x.dtype:
+            return super().forward(x)  # PyTorch's kernels reduce half precision in float32
         weight = None if self.weight is None else self.weight.float()
         bias = None if self.bias is None else self.bias.float()
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """(B, T, H, D) each (T of k and v may differ from q's) -> (B, T, H * D): softmax(q k^T * scale) v, scale 1/sqrt(D) by default."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale)
-    return out.transpose(1, 2).flatten(2)
 
 
 class SelfAttention(nn.Module):

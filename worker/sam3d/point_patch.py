@@ -46,7 +46,30 @@ class PointPatchEmbed(nn.Module):
         return torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], dim=1) + self.pos_embed_window
 
     def forward(self, x: Tensor) -> Tensor:
+        """As `plain`, with only what reaches the cls row (spec: stage1.md section 12).
+
+        The cls query is the same for all windows, so its products with the keys are one small matrix on the normed tokens, and the value matrix
+        is applied after the weighted sum. (The key's bias cancels in the softmax; the weights sum to 1, so the value's bias is just added.)
+        """
+        tokens, block = self.embed(x), self.blocks[0]
+        normed = block.norm1(tokens)
+        heads = block.attn.heads
+        wq, wk, wv = block.attn.qkv.weight.unflatten(0, (3, heads, -1)).unbind(0)  # (H, D, width) each
+        bq, _, bv = block.attn.qkv.bias.unflatten(0, (3, heads, -1)).unbind(0)
+        query = wq @ normed[0, 0] + bq
+        asked = torch.einsum("hd,hdc->ch", query * query.shape[-1] ** -0.5, wk)
+        weights = (normed @ asked).float().softmax(1).to(normed.dtype)  # (windows, tokens, H)
+        pooled = torch.einsum("hdc,whc->whd", wv, weights.mT @ normed) + bv
+        out = tokens[:, 0] + block.attn.proj(pooled.flatten(1))
+        out = out + block.mlp(block.norm2(out))
+        return self._placed(out, len(x))
+
+    def plain(self, x: Tensor) -> Tensor:
+        """The twin of `forward`: the whole block on every token, then the cls rows."""
         tokens = self.embed(x)
         for block in self.blocks:
             tokens = block(tokens)
-        return tokens[:, 0].unflatten(0, (len(x), -1)) + self.pos_embed.flatten(2).transpose(1, 2)
+        return self._placed(tokens[:, 0], len(x))
+
+    def _placed(self, windows: Tensor, batch: int) -> Tensor:
+        return windows.unflatten(0, (batch, -1)) + self.pos_embed.flatten(2).transpose(1, 2)

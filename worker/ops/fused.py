@@ -1,0 +1,62 @@
+"""The element-wise work between a transformer's matrix products, fused: residual + norm + modulation, and the norm of query and key heads."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backends import choose
+
+
+def residual_norm(
+    x: Tensor,
+    update: Tensor | None,
+    gate: Tensor | None,
+    mult: Tensor | None,
+    add: Tensor | None,
+    *,
+    const: Tensor | None = None,
+    eps: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """x += gate * update + const, in place; returns layer_norm(x) * mult + add in `dtype`.
+
+    x: float32 (..., C), the residual stream. update: (..., C) of any float dtype, or None. gate, mult, add, const: float32 (C,), None for
+    1, 1, 0, 0. x must be contiguous.
+    """
+    if choose(x.device, "triton") == "triton":
+        from .fused_triton import residual_norm as fast
+
+        return fast(x, update, gate, mult, add, const, eps, dtype)
+    if update is not None:
+        x += update if gate is None else gate * update
+    if const is not None:
+        x += const
+    normed = F.layer_norm(x, x.shape[-1:], eps=eps)
+    if mult is not None:
+        normed = normed * mult
+    if add is not None:
+        normed = normed + add
+    return normed.to(dtype)
+
+
+def head_norm_(qkv: Tensor, gamma: Tensor) -> Tensor:
+    """Query and key heads to length sqrt(D), times gamma, in place; values stay.
+
+    qkv: (..., 3, H, D), contiguous. gamma: float32 (2, H, D), of query and key.
+    """
+    if choose(qkv.device, "triton") == "triton":
+        from .fused_triton import head_norm_ as fast
+
+        return fast(qkv, gamma)
+    qk = qkv[..., :2, :, :]
+    qk.copy_(F.normalize(qk.float(), dim=-1) * gamma * qkv.shape[-1] ** 0.5)
+    return qkv
+
+
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """gelu(x @ weight^T + bias), tanh approximation; the product's own epilogue on CUDA."""
+    if x.device.type == "cuda" and x.dtype != torch.float32:
+        return torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True).unflatten(0, x.shape[:-1])
+    return F.gelu(F.linear(x, weight, bias), approximate="tanh")
