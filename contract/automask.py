@@ -61,6 +61,6 @@ def reached_from_border(open_: np.ndarray) -> np.ndarray:
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
         while not np.array_equal(flat := parent[parent], parent):
             parent = flat
-    outside = parent == 0
+    outside: np.ndarray = parent == 0
     outside[0] = False  # node 0 is also the number of the pixels that aren't open
     return outside[run]

@@ -54,8 +54,9 @@ def read_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Picture:
             return _picture(found)
     if is_pillow(source):
         with decoding():
-            check_size(*source.size, max_pixels)  # type: ignore[attr-defined]
-            return _picture(source)  # type: ignore[arg-type]
+            picture: Any = source
+            check_size(picture.width, picture.height, max_pixels)
+            return _picture(picture)
     if isinstance(source, np.ndarray):
         return _from_array(source, max_pixels)
     raise ImageError(f"{type(source).__name__} is no picture.", "Give a file's bytes, a path, a Pillow picture or a uint8 array.")
@@ -86,13 +87,22 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
     """
     with decoding():
         # Importing the plugins one by one registers them without loading Pillow's forty others.
-        from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401
+        from PIL import (  # noqa: F401
+            BmpImagePlugin,
+            GifImagePlugin,
+            Image,
+            JpegImagePlugin,
+            PngImagePlugin,
+            TiffImagePlugin,
+            UnidentifiedImageError,
+            WebPImagePlugin,
+        )
 
         if not data:
             raise ImageError("The picture has no bytes.", _KINDS)
         try:
             found = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.UnidentifiedImageError:
+        except UnidentifiedImageError:
             raise ImageError("These bytes are no picture of a known format.", _KINDS) from None
         with found:
             check_size(*found.size, max_pixels)

@@ -20,16 +20,17 @@ _RIM = 0.1  # pixels by which the polygon of a circle may miss it
 def declared_size(value: Any, what: str) -> Size:
     """A (height, width) that a file or an RLE declares, within the limits. Raises MaskError."""
     plain = value.tolist() if isinstance(value, np.ndarray) else value
-    sides = [_side(n) for n in plain] if isinstance(plain, (list, tuple)) and len(plain) == 2 else [None]
-    if None in sides or math.prod(sides) > MAX_PIXELS:
+    height, width = (_side(n) for n in plain) if isinstance(plain, (list, tuple)) and len(plain) == 2 else (0, 0)
+    if not 1 <= height * width <= MAX_PIXELS:
         raise MaskError(f"{what} is {str(value)[:60]}.", f"It must be two whole numbers, height and width, 1 to {MAX_SIDE} each.")
-    return sides[0], sides[1]
+    return height, width
 
 
-def _side(number: Any) -> int | None:
+def _side(number: Any) -> int:
+    """A whole number from 1 to MAX_SIDE, or 0."""
     if isinstance(number, bool) or not isinstance(number, (int, float, np.integer, np.floating)):
-        return None
-    return int(number) if 1 <= number <= MAX_SIDE and number == int(number) else None
+        return 0
+    return int(number) if 1 <= number <= MAX_SIDE and number == int(number) else 0
 
 
 def coco_objects(value: Mapping[Any, Any], image_id: int | str | None) -> tuple[Size | None, list[Any]]:

@@ -85,11 +85,13 @@ def _rows(
 
     def near(t: np.ndarray) -> np.ndarray:
         x = np.trunc(x0 + slope * t + 0.5)
-        return np.where(slope > 0, x <= line, x > line)
+        found: np.ndarray = np.where(slope > 0, x <= line, x > line)
+        return found
 
     guess = np.where(steep, np.clip(guess, 0, np.maximum(down - 1, 0)), 0)
     for _ in range(2):
         guess = np.where(steep & ~near(guess), guess - 1, guess)
         guess = np.where(steep & near(guess + 1) & (guess < down - 1), guess + 1, guess)
     y = np.where(steep, y0 + guess, flat_row).astype(np.int64)
-    return np.clip((y + 2) // FINE, 0, height)
+    rows: np.ndarray = np.clip((y + 2) // FINE, 0, height)
+    return rows

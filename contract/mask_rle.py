@@ -18,7 +18,8 @@ _LONGEST_GROUP = 7  # characters in one count: 35 bits, more than any picture ne
 def runs_to_mask(runs: np.ndarray, height: int, width: int) -> np.ndarray:
     """Runs (K,) int64, zeros first, summing to height * width -> bool (H, W)."""
     values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
+    mask: np.ndarray = np.repeat(values, runs).reshape(width, height).T
+    return mask
 
 
 def mask_to_runs(mask: np.ndarray) -> np.ndarray:

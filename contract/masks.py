@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from .errors import EmptyMaskError, FullMaskError, ImageError, MaskError, MaskKindError, MaskSizeError, OptionError
-from .images import alpha_of, decoding, grey_of, is_pillow, opened, upright
+from .images import alpha_of, check_size, decoding, grey_of, is_pillow, opened, upright
 from .mask_bitmaps import as_array, bitmaps, selected, to_size
 from .mask_files import coco_objects, declared_size, labelme_objects
 from .mask_kinds import KINDS, is_outlines, is_rle, named, nested, only, readings
@@ -117,6 +117,11 @@ class _Reader:
             out[index] = one(item)
         return out
 
+    def _fit(self, mask: np.ndarray) -> np.ndarray:
+        """One mask (h, w) at the picture's size."""
+        fitted: np.ndarray = to_size(mask[None], self.size, self.resize)[0]
+        return fitted
+
     def _room(self, count: int) -> None:
         if count == 0:
             raise EmptyMaskError("There is no mask.", "Give one mask for each object.")
@@ -146,7 +151,7 @@ class _Reader:
         array = as_array(item)
         if array is None or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 1):
             raise MaskError("A list of masks holds an array that isn't (H, W).", "Give one (H, W) array for each object.")
-        return to_size(selected(array.reshape(array.shape[:2]))[None], self.size, self.resize)[0]
+        return self._fit(selected(array.reshape(array.shape[:2])))
 
     def _alpha(self, value: Any) -> np.ndarray:
         if is_pillow(value):
@@ -174,15 +179,13 @@ class _Reader:
     def _one_file(self, item: Any) -> np.ndarray:
         with opened(_file_bytes(item)) as picture:
             pixels, what = _pixels(picture)
-        return self._picture(pixels, what)
+        return self._fit(selected(pixels, what))
 
     def _pillow(self, picture: Any) -> np.ndarray:
         with decoding():
+            check_size(picture.width, picture.height)
             pixels, what = _pixels(picture)
-        return self._picture(pixels, what)
-
-    def _picture(self, pixels: np.ndarray, what: str) -> np.ndarray:
-        return to_size(selected(pixels, what)[None], self.size, self.resize)[0]
+        return self._fit(selected(pixels, what))
 
     # -- outlines
 
@@ -208,8 +211,7 @@ class _Reader:
                 f"An RLE is {width}x{height} pixels, the picture is {self.size[1]}x{self.size[0]}.",
                 "An RLE's size is [height, width]. Allow other sizes with resize=True.",
             )
-        mask = runs_to_mask(decode_counts(item["counts"], height * width), height, width)
-        return to_size(mask[None], self.size, self.resize)[0]
+        return self._fit(runs_to_mask(decode_counts(item["counts"], height * width), height, width))
 
     def _segmentation(self, item: Any, size: tuple[int, int]) -> np.ndarray:
         """One object's COCO `segmentation`, drawn on a picture of `size`, brought to the picture's own."""
@@ -219,7 +221,7 @@ class _Reader:
             raise MaskError(
                 f"A segmentation is a {type(item).__name__}, not an RLE or a list of polygons.", "Take COCO's `segmentation` as it is."
             )
-        return to_size(_fill(item, size)[None], self.size, self.resize)[0]
+        return self._fit(_fill(item, size))
 
     # -- annotation files
 

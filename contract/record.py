@@ -8,10 +8,10 @@ letters name dimensions that must agree within one record. `pack` turns a record
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class ArraySpec:
 
 def array(dtype: str, shape: str, *, optional: bool = False) -> Any:
     """A dataclass field holding an array of this dtype and shape; optional ones default to None."""
-    return field(default=None if optional else MISSING, metadata={"array": ArraySpec(dtype, shape, optional)})  # type: ignore[call-overload]
+    return field(default=None if optional else MISSING, metadata={"array": ArraySpec(dtype, shape, optional)})
 
 
 def limits(default: Any, low: float, high: float) -> Any:
@@ -71,21 +71,27 @@ def _where(record: Record, name: str) -> str:
 
 
 def _checked_array(record: Record, name: str, value: Any, spec: ArraySpec, dims: dict[str, int]) -> np.ndarray | None:
+    """The array as a read-only view, if its dtype and shape are those declared. `dims`: the sizes of the record's letters so far."""
     if value is None:
         if spec.optional:
             return None
         raise OptionError(f"{_where(record, name)} is missing.", f"Give a {spec.dtype} array of shape ({spec.shape}).")
-    got = value if isinstance(value, np.ndarray) else np.asarray(value)
+    try:
+        got: np.ndarray = np.asarray(value)
+    except (ValueError, TypeError) as problem:  # ragged lists, foreign objects
+        raise OptionError(
+            f"{_where(record, name)} is no array: {problem}.", f"Give a {spec.dtype} array of shape ({spec.shape})."
+        ) from None
     if got.dtype != np.dtype(spec.dtype):
         raise OptionError(f"{_where(record, name)} is {got.dtype}, not {spec.dtype}.", "Convert it first; nothing is converted silently.")
     if spec.shape != "*":
         want = spec.shape.split()
-        fits = got.ndim == len(want) and all(
-            (int(w) == n) if w.isdigit() else dims.setdefault(w, n) == n for w, n in zip(want, got.shape)
-        )
+        fits = got.ndim == len(want) and all((int(w) == n) if w.isdigit() else dims.setdefault(w, n) == n for w, n in zip(want, got.shape))
         if not fits:
-            raise OptionError(f"{_where(record, name)} has shape {got.shape}, not ({', '.join(want)}).", "Sizes with the same letter must agree.")
-    view = got.view()  # the record's view is read-only; the caller's array stays as it was
+            raise OptionError(
+                f"{_where(record, name)} has shape {got.shape}, not ({', '.join(want)}).", "Sizes with the same letter must agree."
+            )
+    view: np.ndarray = got.view()  # the record's view is read-only; the caller's array stays as it was
     view.setflags(write=False)
     return view
 
@@ -94,7 +100,7 @@ def _checked_value(record: Record, name: str, value: Any, hint: Any) -> Any:
     """The value in the declared type (lists become tuples, whole floats become ints), or one clear error."""
     try:
         return _coerce(value, hint)
-    except (TypeError, ValueError) as problem:
+    except (TypeError, ValueError, OverflowError) as problem:
         raise OptionError(f"{_where(record, name)}: {problem}.", "See docs/schema for what is accepted.") from None
 
 
@@ -107,12 +113,12 @@ def _coerce(value: Any, hint: Any) -> Any:
             return None
         return _coerce(value, next(a for a in args if a is not type(None)))
     if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{value!r} is none of {', '.join(map(repr, args))}")
+        if not isinstance(value, str) or value not in args:
+            raise ValueError(f"{_short(value)} is none of {', '.join(map(repr, args))}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, (tuple, list, np.ndarray)):
-            raise TypeError(f"{value!r} is no list")
+            raise TypeError(f"{_short(value)} is no list")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(_coerce(v, args[0]) for v in value)
         if len(value) != len(args):
@@ -120,19 +126,24 @@ def _coerce(value: Any, hint: Any) -> Any:
         return tuple(_coerce(v, a) for v, a in zip(value, args))
     if origin in (Mapping, dict):
         if not isinstance(value, Mapping):
-            raise TypeError(f"{value!r} is no mapping")
+            raise TypeError(f"{_short(value)} is no mapping")
         return types.MappingProxyType({str(k): _coerce(v, args[1]) for k, v in value.items()})
     if hint is float:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or not math.isfinite(value):
-            raise TypeError(f"{value!r} is no finite number")
+            raise TypeError(f"{_short(value)} is no finite number")
         return float(value)
     if hint is int:
         if isinstance(value, bool) or not isinstance(value, (int, float, np.integer)) or int(value) != value:
-            raise TypeError(f"{value!r} is no whole number")
+            raise TypeError(f"{_short(value)} is no whole number")
         return int(value)
     if not isinstance(value, hint):
-        raise TypeError(f"{value!r} is no {getattr(hint, '__name__', hint)}")
+        raise TypeError(f"{_short(value)} is no {getattr(hint, '__name__', hint)}")
     return value
+
+
+def _short(value: Any) -> str:
+    """A value in an error's words, never long."""
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else reprlib.repr(value)
 
 
 def _check_limits(record: Record, name: str, value: Any, bounds: tuple[float, float] | None) -> None:
@@ -143,9 +154,14 @@ def _check_limits(record: Record, name: str, value: Any, bounds: tuple[float, fl
         raise OptionError(f"{_where(record, name)} is {value:g}, outside {low:g} to {high:g}.", "Choose a value inside the range.")
 
 
-@functools.cache
+_HINTS: dict[type, dict[str, Any]] = {}
+
+
 def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
+    """A record's fields and their types."""
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind)
+    return _HINTS[kind]
 
 
 def pack(value: Any, prefix: str = "") -> tuple[Any, dict[str, np.ndarray]]:
@@ -161,7 +177,8 @@ def pack(value: Any, prefix: str = "") -> tuple[Any, dict[str, np.ndarray]]:
         return [p[0] for p in parts], {k: a for p in parts for k, a in p[1].items()}
     else:
         return value, {}
-    plain, arrays = {}, {}
+    plain: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
     for key, item in items:
         plain[key], more = pack(item, f"{prefix}/{key}")
         arrays |= more
@@ -171,7 +188,7 @@ def pack(value: Any, prefix: str = "") -> tuple[Any, dict[str, np.ndarray]]:
 def unpack(kind: Any, value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """The inverse of `pack` for the declared type `kind`. Unknown keys are an OptionError: nothing is dropped silently."""
     if isinstance(value, dict) and set(value) == {"$"}:
-        if value["$"] not in arrays:
+        if not isinstance(value["$"], str) or value["$"] not in arrays:
             raise OptionError(f"The array {value['$']!r} is missing from the message.")
         return arrays[value["$"]]
     origin, args = typing.get_origin(kind), typing.get_args(kind)
@@ -179,6 +196,8 @@ def unpack(kind: Any, value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
         return None if value is None else unpack(next(a for a in args if a is not type(None)), value, arrays)
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [args[0]] * len(value) if len(args) == 2 and args[1] is Ellipsis else list(args)
+        if len(kinds) != len(value):
+            return value  # the record says what is wrong with it
         return tuple(unpack(k, v, arrays) for k, v in zip(kinds, value))
     if origin in (Mapping, dict) and isinstance(value, Mapping):
         return {k: unpack(args[1], v, arrays) for k, v in value.items()}
@@ -196,10 +215,17 @@ def unpack(kind: Any, value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     return value
 
 
+def _json_of_scalar(value: Any) -> Any:
+    """numpy's scalars, where a mapping of JSON values holds some."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
 def content_key(value: Any) -> str:
     """sha256 (hex) over a record's values and arrays: equal content, equal key, on every machine and Python."""
     plain, arrays = pack(value)
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode())
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":"), default=_json_of_scalar).encode())
     for name in sorted(arrays):
         item = arrays[name]
         digest.update(f"\0{name}\0{item.dtype.str}\0{item.shape}\0".encode())

@@ -117,8 +117,8 @@ class ReconstructRequest(Record):
 
     def parameters(self) -> dict[str, Any]:
         """The scalars, as JSON values: what provenance records."""
-        plain: dict[str, Any] = pack(self)[0]
-        return _without_arrays(plain)
+        plain: dict[str, Any] = _without_arrays(pack(self)[0])
+        return plain
 
 
 def _check_picture(image: Any, masks: Any) -> None:

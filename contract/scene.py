@@ -53,9 +53,11 @@ class Pose(Record):
         return out
 
     def apply(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) in the object's frame -> the scene's, in the points' dtype."""
-        moved = self.scale * (points @ self.rotation_matrix().T.astype(points.dtype)) + np.asarray(self.translation, points.dtype)
-        return moved.astype(points.dtype)
+        """Points (..., 3) in the object's frame -> the scene's, in the points' dtype (float64 for whole numbers)."""
+        points = points if points.dtype.kind == "f" else points.astype(np.float64)
+        turn = (self.scale * self.rotation_matrix()).T.astype(points.dtype)
+        moved: np.ndarray = points @ turn + np.asarray(self.translation, points.dtype)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class Splats(Record):
 
     def colors(self) -> np.ndarray:
         """(N, 3) float32, sRGB, not clipped."""
-        return np.float32(0.5) + np.float32(SH_C0) * self.sh[:, 0]
+        colors: np.ndarray = np.float32(0.5) + np.float32(SH_C0) * self.sh[:, 0]
+        return colors
 
 
 @dataclass(frozen=True)
