@@ -1,11 +1,11 @@
-"""What every mesh writer and the renderer need of a mesh: that it's sound, its normals, its colour at a place."""
+"""What writers and renderers need of meshes and splats: that they're sound, normals, colours at a place."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ...contract.errors import OutputError
-from ...contract.scene import Mesh
+from ...contract.scene import Mesh, Splats
 
 
 def checked(mesh: Mesh, name: str) -> Mesh:
@@ -16,6 +16,17 @@ def checked(mesh: Mesh, name: str) -> Mesh:
         if values is not None and not np.isfinite(values).all():
             raise OutputError(f"The mesh of {name!r} has {what} that are not finite.", "The engine made a broken mesh: please report it.")
     return mesh
+
+
+def sound(splats: Splats) -> Splats:
+    """The splats without rows that aren't finite or have no rotation; OutputError if none is left."""
+    rows = (splats.positions, splats.scales, splats.rotations, splats.opacities[:, None], splats.sh.reshape(len(splats.sh), -1))
+    good = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in rows]) & splats.rotations.any(axis=1)
+    if not good.any():
+        raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
+    if good.all():
+        return splats
+    return Splats(splats.positions[good], splats.scales[good], splats.rotations[good], splats.opacities[good], splats.sh[good])
 
 
 def textured(mesh: Mesh) -> bool:

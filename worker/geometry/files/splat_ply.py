@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ....contract.errors import InputError, OutputError
+from ....contract.errors import InputError
 from ....contract.scene import Splats
+from ..surfaces import sound
 
 _LEAST_OPACITY = 1e-6
 _LEAST_SCALE = 1e-12  # metres; a flat splat is fine, the log of 0 isn't
@@ -27,23 +28,18 @@ def _properties(rest: int) -> list[str]:
 
 def splat_ply(splats: Splats) -> bytes:
     """The file, for splats already in the file's frame. Rows that aren't finite are dropped; OutputError if none is left."""
+    splats = sound(splats)
     count, rest = len(splats.positions), 3 * (splats.sh.shape[1] - 1)
     rows = np.zeros((count, 17 + rest), "<f4")
     tail = rows[:, 9 + rest :]
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        rows[:, 0:3] = splats.positions
-        rows[:, 6:9] = splats.sh[:, 0]
-        rows[:, 9 : 9 + rest] = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, rest)
-        opacity = np.clip(splats.opacities.astype(np.float64), _LEAST_OPACITY, 1 - _LEAST_OPACITY)
-        tail[:, 0] = np.log(opacity / (1 - opacity))
-        tail[:, 1:4] = np.log(np.maximum(splats.scales, _LEAST_SCALE))
-        turns = splats.rotations.astype(np.float64)
-        tail[:, 4:8] = turns / np.linalg.norm(turns, axis=1, keepdims=True)
-    good = np.isfinite(rows).all(axis=1)
-    if not good.any():
-        raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
-    if not good.all():
-        rows = rows[good]
+    rows[:, 0:3] = splats.positions
+    rows[:, 6:9] = splats.sh[:, 0]
+    rows[:, 9 : 9 + rest] = splats.sh[:, 1:].transpose(0, 2, 1).reshape(count, rest)
+    opacity = np.clip(splats.opacities.astype(np.float64), _LEAST_OPACITY, 1 - _LEAST_OPACITY)
+    tail[:, 0] = np.log(opacity / (1 - opacity))
+    tail[:, 1:4] = np.log(np.maximum(splats.scales, _LEAST_SCALE))
+    turns = splats.rotations.astype(np.float64)
+    tail[:, 4:8] = turns / np.linalg.norm(turns, axis=1, keepdims=True)
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
     header += [f"property float {name}" for name in _properties(rest)] + ["end_header", ""]
     return "\n".join(header).encode() + rows.tobytes()

@@ -1,0 +1,534 @@
+"""Every file that the pack writes, read again by libraries that aren't ours, and its bytes checked by hand where a library forgives."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfyui_sam3d.contract.errors import InputError, JobCancelled, OptionError, OutputError
+from comfyui_sam3d.contract.request import FORMATS, ExportOptions
+from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
+from comfyui_sam3d.contract.version import VERSION
+from comfyui_sam3d.worker.geometry import encode, read_splat_ply
+from comfyui_sam3d.worker.geometry.files.glb import glb
+from comfyui_sam3d.worker.geometry.files.splat import splat
+from comfyui_sam3d.worker.geometry.files.splat_ply import splat_ply
+from comfyui_sam3d.worker.job import QuietJob
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+POSE = Pose((0.5, 0.5, -0.5, 0.5), (1.0, -2.0, 0.5), 2.0)
+HOSTILE = ["../../etc/passwd", "CON", 'a<b>:"|?*', "line\nbreak\0", "Stück Fleisch 肉 🥩", "\ud800 alone", "a" * 300]
+
+
+def globe(columns: int = 12, rows: int = 8, seed: int = 0) -> Mesh:
+    """A closed ellipsoid whose texture seam splits vertices, with its own small random texture."""
+    u, v = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(0, 1, rows + 1))
+    around, down = 2 * np.pi * u, np.pi * v
+    around[:, -1] = 0  # exactly the same place on both sides of the seam
+    shape = [np.sin(down) * np.sin(around), np.cos(down) * 0.8, np.sin(down) * np.cos(around) * 0.5]
+    vertices = np.stack(shape, axis=-1).reshape(-1, 3)
+    vertices[: columns + 1], vertices[-columns - 1 :] = (0, 0.8, 0), (0, -0.8, 0)
+    a = (np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)).ravel()
+    b, c, d = a + 1, a + columns + 1, a + columns + 2
+    faces = np.concatenate([np.stack([a, c, d], 1)[: -columns or None], np.stack([a, d, b], 1)[columns:]])
+    texture = np.random.default_rng(seed).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    return Mesh(
+        vertices.astype(np.float32), faces.astype(np.uint32), uvs=np.stack([u, v], -1).reshape(-1, 2).astype(np.float32), texture=texture
+    )
+
+
+def cloud(count: int = 20, coefficients: int = 1, seed: int = 0) -> Splats:
+    rng = np.random.default_rng(seed)
+    turns = rng.normal(size=(count, 4))
+    return Splats(
+        positions=rng.normal(size=(count, 3)).astype(np.float32),
+        scales=rng.uniform(0.001, 0.1, (count, 3)).astype(np.float32),
+        rotations=(turns / np.linalg.norm(turns, axis=1, keepdims=True)).astype(np.float32),
+        opacities=rng.uniform(0.01, 0.99, count).astype(np.float32),
+        sh=rng.normal(size=(count, coefficients, 3)).astype(np.float32),
+    )
+
+
+def scene_of(*things: SceneObject, **more: object) -> Scene:
+    return Scene(things, "test", **more)
+
+
+def chunks(data: bytes) -> tuple[dict, bytes]:
+    """The two chunks of a GLB, with every rule of the container checked."""
+    magic, version, length = struct.unpack_from("<4sII", data)
+    assert (magic, version, length) == (b"glTF", 2, len(data)) and len(data) % 4 == 0
+    text_length, text_kind = struct.unpack_from("<I4s", data, 12)
+    assert text_kind == b"JSON" and text_length % 4 == 0
+    blob_length, blob_kind = struct.unpack_from("<I4s", data, 20 + text_length)
+    assert blob_kind == b"BIN\0" and blob_length % 4 == 0 and 28 + text_length + blob_length == len(data)
+    return json.loads(data[20 : 20 + text_length]), data[28 + text_length :]
+
+
+DTYPES = {5121: "u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
+WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+
+
+def accessor(root: dict, blob: bytes, number: int) -> np.ndarray:
+    """An accessor's values; alignment and ends are checked."""
+    item = root["accessors"][number]
+    view = root["bufferViews"][item["bufferView"]]
+    kind, width = np.dtype(DTYPES[item["componentType"]]), WIDTHS[item["type"]]
+    assert view["byteOffset"] % 4 == 0 and view["byteOffset"] + view["byteLength"] <= root["buffers"][0]["byteLength"] == len(blob)
+    assert view["byteLength"] == item["count"] * width * kind.itemsize and (width == 1 or width * kind.itemsize % 4 == 0)
+    return np.frombuffer(blob, kind, item["count"] * width, view["byteOffset"]).reshape(-1, width)
+
+
+def load(data: bytes, kind: str) -> object:
+    import trimesh
+
+    return trimesh.load(io.BytesIO(data), file_type=kind, process=False)
+
+
+# GLB
+
+
+def test_glb_by_hand() -> None:
+    mesh = globe()
+    camera = Camera("orthographic", 640, 480, Pose((1, 0, 0, 0), (0, 0, 3.0)), xmag=0.5, ymag=0.375)
+    scene = scene_of(
+        SceneObject("steak", mesh, pose=POSE, score=0.5, info={"preset": "prop", "gates": (np.float32(1.5), float("nan"))}),
+        seed=7,
+        camera=camera,
+        parameters={"seed": 7, "draft": {"preset": "auto"}},
+        timings={"inflate": 0.123},
+    )
+    data = glb(scene)
+    root, blob = chunks(data)
+    assert root["asset"]["version"] == "2.0" and VERSION in root["asset"]["generator"]
+    assert root["asset"]["extras"] == {
+        "engine": "test",
+        "seed": 7,
+        "version": VERSION,
+        "parameters": {"seed": 7, "draft": {"preset": "auto"}},
+    }
+    assert "0.123" not in json.dumps(root)  # a time in the file would make equal requests unequal
+    (node,) = root["nodes"]
+    assert node["name"] == root["meshes"][0]["name"] == "steak" and node["scale"] == [2, 2, 2] and node["translation"] == [1, -2, 0.5]
+    assert np.allclose(node["rotation"], [0.5, -0.5, 0.5, 0.5])  # x, y, z, w
+    assert node["extras"] == {"score": 0.5, "info": {"preset": "prop", "gates": [1.5, None]}}
+    assert root["scenes"] == [{"nodes": [0]}]
+    (primitive,) = root["meshes"][0]["primitives"]
+    positions = accessor(root, blob, primitive["attributes"]["POSITION"])
+    assert np.array_equal(positions, mesh.vertices)
+    bounds = root["accessors"][primitive["attributes"]["POSITION"]]
+    assert np.array_equal(np.float32(bounds["min"]), positions.min(0)) and np.array_equal(np.float32(bounds["max"]), positions.max(0))
+    assert np.array_equal(accessor(root, blob, primitive["attributes"]["TEXCOORD_0"]), mesh.uvs)  # not flipped
+    assert np.allclose(np.linalg.norm(accessor(root, blob, primitive["attributes"]["NORMAL"]), axis=1), 1, atol=1e-5)
+    indices = accessor(root, blob, primitive["indices"])
+    assert indices.dtype == np.uint16 and np.array_equal(indices.reshape(-1, 3), mesh.faces)
+    assert "COLOR_0" not in primitive["attributes"]
+    material = root["materials"][primitive["material"]]
+    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0 and material["doubleSided"] is False
+    assert material["pbrMetallicRoughness"]["roughnessFactor"] == pytest.approx(0.9) and "extensionsUsed" not in root
+    assert root["samplers"] == [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}]
+    for view in root["bufferViews"]:
+        image = view == root["bufferViews"][root["images"][0]["bufferView"]]
+        assert ("target" not in view) if image else view["target"] in (34962, 34963)
+    (shot,) = root["cameras"]
+    assert shot["orthographic"]["xmag"] == 0.5 and shot["extras"] == {"translation": [0, 0, 3], "width": 640, "height": 480}
+    assert all("camera" not in node for node in root["nodes"])  # an importer must not get a camera with every prop
+
+
+def test_glb_by_two_libraries() -> None:
+    import pygltflib
+    import trimesh
+    from PIL import Image
+
+    mesh, name = globe(), "Stück Fleisch 肉"
+    data = glb(scene_of(SceneObject(name, mesh, pose=POSE), SceneObject("b", globe(6, 4, seed=1))))
+    file = pygltflib.GLTF2.load_from_bytes(data)
+    assert [node.name for node in file.nodes] == [name, "b"] and len(file.images) == 2
+    view = file.bufferViews[file.images[0].bufferView]
+    picture = Image.open(io.BytesIO(file.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]))
+    assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), mesh.texture)
+
+    loaded = load(data, "glb")
+    assert set(loaded.geometry) == {name, "b"}
+    assert np.allclose(loaded.graph[name][0], POSE.matrix(), atol=1e-6)
+    body = loaded.geometry[name]
+    assert np.array_equal(body.vertices, mesh.vertices) and np.array_equal(body.faces, mesh.faces)
+    assert np.array_equal(np.asarray(body.visual.material.baseColorTexture.convert("RGB")), mesh.texture)
+    assert body.visual.material.metallicFactor == 0
+    welded = trimesh.Trimesh(body.vertices, body.faces)
+    welded.merge_vertices(merge_tex=True, merge_norm=True)
+    assert welded.is_watertight and welded.is_winding_consistent and welded.volume > 0
+    # Our normals, of split vertices too, are those that trimesh finds on the welded body (roughly: it weighs by angle).
+    outward = np.einsum("vi,vi->v", body.vertex_normals, mesh.vertices / (1, 0.64, 0.25))
+    assert (outward > 0.2).all()
+
+
+def test_seam_has_one_normal() -> None:
+    mesh = globe()
+    root, blob = chunks(glb(scene_of(SceneObject("a", mesh))))
+    normals = accessor(root, blob, root["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]).reshape(9, 13, 3)
+    assert np.array_equal(normals[:, 0], normals[:, -1])
+
+
+def test_glb_with_many_vertices_counts_in_32_bits() -> None:
+    for rows, kind in ((255, np.uint16), (256, np.uint32)):  # 256 * 256 = 65536 vertices, 65535 being no index
+        mesh = globe(columns=255, rows=rows - 1 if rows == 255 else 255)
+        root, blob = chunks(glb(scene_of(SceneObject("a", mesh))))
+        indices = accessor(root, blob, root["meshes"][0]["primitives"][0]["indices"])
+        assert indices.dtype == kind and np.array_equal(indices.reshape(-1, 3), mesh.faces)
+
+
+def test_textures_are_shared_and_samplers_kept() -> None:
+    mesh = globe()
+    twin = mesh.replace(texture=mesh.texture.copy())
+    pixel = globe(seed=2).replace(sampler="nearest")
+    root, _ = chunks(glb(scene_of(SceneObject("a", mesh), SceneObject("b", twin), SceneObject("c", pixel))))
+    assert len(root["images"]) == len(root["textures"]) == len(root["materials"]) == 2
+    assert root["samplers"][1] == {"magFilter": 9728, "minFilter": 9728, "wrapS": 33071, "wrapT": 33071}
+
+
+def test_vertex_colours_are_linear() -> None:
+    mesh = globe().replace(texture=None, uvs=None)
+    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
+    colors[0] = (0, 255, 188, 128)
+    root, blob = chunks(glb(scene_of(SceneObject("a", mesh.replace(vertex_colors=colors)))))
+    number = root["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]
+    assert root["accessors"][number]["normalized"] is True
+    linear = accessor(root, blob, number) / 65535
+    assert np.allclose(linear[0], (0, 1, 0.5029, 128 / 255), atol=1e-4)
+    assert (np.argsort(linear[:, 0], kind="stable") == np.argsort(colors[:, 0], kind="stable")).all()
+
+
+def test_same_scene_same_bytes() -> None:
+    def make() -> dict[str, bytes]:
+        things = (SceneObject("a", globe(), cloud()), SceneObject("b", globe(seed=3), cloud(seed=1), POSE))
+        return encode(scene_of(*things, timings={"x": np.random.rand()}), FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
+
+    assert make() == make()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_go_into_json_and_through_safe_filename_alone(name: str) -> None:
+    scene = scene_of(SceneObject(name, globe(), cloud()), SceneObject("b", globe(), cloud()))
+    files = encode(scene, ["glb", "obj", "ply", "mesh_ply"])
+    for path, data in files.items():
+        parts = path.split("/")
+        assert parts[0] == "objects" and len(parts) == 2 if "/" in path else True
+        assert not set(parts[-1]) & set('<>:"\\|?*\n\0') and parts[-1] not in ("", ".", "..") and not parts[-1].lower().startswith("con.")
+        path.encode("utf-8")
+        if path.endswith(".glb"):
+            chunks(data)
+    names = [node["name"] for node in chunks(files["model.glb"])[0]["nodes"]]
+    assert names == [name.encode("utf-8", "replace").decode(), "b"]
+    lines = files["model.obj"].decode().splitlines()
+    assert sum(line.startswith("o ") for line in lines) == 2
+    assert {line.split(" ", 1)[0] for line in lines} == {"mtllib", "o", "v", "vn", "vt", "usemtl", "f"}
+    assert all(line.startswith("material_") for line in (row.split(" ", 1)[1] for row in lines if row.startswith("usemtl")))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_mesh_comes_back_from_glb(data: st.DataObject) -> None:
+    count = data.draw(st.integers(3, 40))
+    number = st.floats(-1e3, 1e3, width=32)
+    vertices = data.draw(arrays(np.float32, (count, 3), elements=number))
+    faces = data.draw(arrays(np.uint32, (data.draw(st.integers(1, 30)), 3), elements=st.integers(0, count - 1)))
+    uvs = data.draw(arrays(np.float32, (count, 2), elements=st.floats(0, 1, width=32)))
+    name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
+    mesh = Mesh(vertices, faces, uvs=uvs, texture=np.zeros((2, 2, 3), np.uint8))
+    encoded = glb(scene_of(SceneObject(name, mesh)))
+    root, blob = chunks(encoded)
+    primitive = root["meshes"][0]["primitives"][0]
+    assert root["nodes"][0]["name"] == name
+    assert np.array_equal(accessor(root, blob, primitive["attributes"]["POSITION"]), vertices)
+    assert np.isfinite(accessor(root, blob, primitive["attributes"]["NORMAL"])).all()
+    (body,) = load(encoded, "glb").geometry.values()
+    assert np.array_equal(body.vertices, vertices) and np.array_equal(body.faces, faces)
+
+
+# OBJ, STL, mesh PLY
+
+
+def test_obj_is_the_whole_scene_with_textures_the_right_way_up(tmp_path: Path) -> None:
+    import trimesh
+    from PIL import Image
+
+    a, b = globe(), globe(6, 4, seed=1)
+    files = encode(scene_of(SceneObject("raw meat", a, pose=POSE), SceneObject("b", b)), ["obj"], ExportOptions(objects=False))
+    assert set(files) == {"model.obj", "model.mtl", "model.png", "model-2.png"}
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(files["model-2.png"]))), b.texture)
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    loaded = trimesh.load(tmp_path / "model.obj", process=False)
+    bodies = sorted(loaded.geometry.values(), key=lambda body: -len(body.faces))
+    assert [len(body.faces) for body in bodies] == [len(a.faces), len(b.faces)]
+    for body, mesh, pose in zip(bodies, (a, b), (POSE, Pose())):
+        wanted = pose.apply(mesh.vertices)[mesh.faces]
+        assert np.allclose(body.triangles, wanted, atol=1e-5)
+        assert np.allclose(body.visual.uv[body.faces], np.stack([mesh.uvs[:, 0], 1 - mesh.uvs[:, 1]], 1)[mesh.faces], atol=1e-6)
+        assert np.array_equal(np.asarray(body.visual.material.image.convert("RGB")), mesh.texture)
+        welded = trimesh.Trimesh(*_weld(body.triangles))
+        assert welded.is_watertight and welded.volume > 0
+
+
+def _weld(triangles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    places, index = np.unique(triangles.reshape(-1, 3), axis=0, return_inverse=True)
+    return places, index.reshape(-1, 3)
+
+
+def test_obj_without_a_texture_carries_colours() -> None:
+    mesh = globe().replace(texture=None, uvs=None)
+    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
+    files = encode(scene_of(SceneObject("a", mesh.replace(vertex_colors=colors))), ["obj"])
+    assert set(files) == {"model.obj", "model.mtl"}
+    rows = [line.split() for line in files["model.obj"].decode().splitlines() if line.startswith("v ")]
+    assert np.allclose(np.array(rows)[:, 4:].astype(float) * 255, colors[:, :3], atol=0.03)
+    assert np.allclose(load(files["model.obj"], "obj").triangles, mesh.vertices[mesh.faces], atol=1e-6)
+
+
+def test_stl_is_closed_and_posed() -> None:
+    import trimesh
+
+    scene = scene_of(SceneObject("a", globe(), pose=POSE), SceneObject("b", globe(6, 4)))
+    data = encode(scene, ["stl"])["model.stl"]
+    assert not data.startswith(b"solid") and len(data) == 84 + 50 * struct.unpack_from("<I", data, 80)[0]
+    loaded = load(data, "stl")
+    assert np.allclose(loaded.triangles[: len(globe().faces)], POSE.apply(globe().vertices)[globe().faces], atol=1e-5)
+    assert trimesh.Trimesh(*_weld(loaded.triangles)).is_watertight
+    stored = np.frombuffer(data[84:], np.uint8).reshape(-1, 50)[:, :12].copy().view("<f4")
+    assert np.allclose(stored, loaded.face_normals, atol=1e-4)
+
+
+def test_mesh_ply_takes_its_colours_from_the_texture() -> None:
+    import plyfile
+
+    mesh = globe()
+    flat = mesh.replace(texture=np.full((4, 4, 3), (10, 200, 77), np.uint8))
+    data = encode(scene_of(SceneObject("a", flat), SceneObject("b", mesh, pose=POSE)), ["mesh_ply"])["mesh.ply"]
+    file = plyfile.PlyData.read(io.BytesIO(data))
+    rows = file["vertex"]
+    colors = np.stack([rows[c] for c in ("red", "green", "blue", "alpha")], axis=1)
+    half = len(mesh.vertices)
+    assert (colors[:half] == (10, 200, 77, 255)).all() and len(np.unique(colors[half:], axis=0)) > 20
+    points = np.stack([rows[a] for a in "xyz"], axis=1)
+    assert np.array_equal(points[:half], mesh.vertices) and np.allclose(points[half:], POSE.apply(mesh.vertices), atol=1e-6)
+    assert np.array_equal(np.stack(file["face"]["vertex_indices"])[len(mesh.faces) :], mesh.faces.astype(int) + half)
+    # A texel's own colour at its middle: uv (0.5 / 16, 0.5 / 8) is texel (0, 0).
+    corner = mesh.replace(uvs=np.tile(np.float32([0.5 / 16, 0.5 / 8]), (half, 1)))
+    rows = plyfile.PlyData.read(io.BytesIO(encode(scene_of(SceneObject("a", corner)), ["mesh_ply"])["mesh.ply"]))["vertex"]
+    assert (np.stack([rows[c] for c in ("red", "green", "blue")], axis=1) == mesh.texture[0, 0]).all()
+
+
+# Splats
+
+HEADER = """ply
+format binary_little_endian 1.0
+element vertex {count}
+property float x
+property float y
+property float z
+property float nx
+property float ny
+property float nz
+property float f_dc_0
+property float f_dc_1
+property float f_dc_2
+property float opacity
+property float scale_0
+property float scale_1
+property float scale_2
+property float rot_0
+property float rot_1
+property float rot_2
+property float rot_3
+end_header
+"""
+
+
+def test_splat_ply_header_is_exact() -> None:
+    assert (
+        splat_ply(cloud(3)).startswith(HEADER.format(count=3).encode()) and len(splat_ply(cloud(3))) == len(HEADER.format(count=3)) + 3 * 68
+    )
+
+
+@st.composite
+def any_splats(draw: st.DrawFn) -> Splats:
+    """Splats that may be broken here and there: NaN, infinities, zero scales, zero quaternions, opacities beyond 0..1."""
+    count, coefficients = draw(st.integers(1, 12)), draw(st.sampled_from([1, 4, 9, 16]))
+    anything = st.floats(width=32, allow_nan=True, allow_infinity=True)
+
+    def rows(*shape: int) -> np.ndarray:
+        return draw(arrays(np.float32, (count, *shape), elements=anything, fill=st.floats(0.125, 1, width=32)))
+
+    return Splats(rows(3), rows(3), rows(4), rows(), rows(coefficients, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_splats())
+def test_any_splats_come_back_from_ply_by_plyfile_and_by_us(splats: Splats) -> None:
+    import plyfile
+
+    everything = np.concatenate(
+        [a.reshape(len(splats.positions), -1) for a in (splats.positions, splats.scales, splats.rotations, splats.sh)], 1
+    )
+    good = np.isfinite(everything).all(1) & np.isfinite(splats.opacities) & (splats.rotations != 0).any(1)
+    if not good.any():
+        with pytest.raises(OutputError, match="finite"):
+            splat_ply(splats)
+        with pytest.raises(OutputError, match="finite"):
+            splat(splats)
+        return
+    data = splat_ply(splats)
+    rows = plyfile.PlyData.read(io.BytesIO(data))["vertex"]
+    values = np.stack([rows[p.name] for p in rows.properties], axis=1)
+    assert np.isfinite(values).all() and len(values) == good.sum()
+    assert np.array_equal(np.stack([rows[a] for a in "xyz"], 1), splats.positions[good])
+    assert np.allclose(np.stack([rows[f"rot_{i}"] for i in range(4)], 1).astype(float) ** 2 @ np.ones(4), 1, atol=1e-5)
+    opacity = 1 / (1 + np.exp(-rows["opacity"].astype(float)))
+    assert np.allclose(opacity, np.clip(splats.opacities[good].astype(float), 1e-6, 1 - 1e-6), atol=1e-6)
+    rest = 3 * (splats.sh.shape[1] - 1)
+    assert len(rows.properties) == 17 + rest
+    if rest:  # f_rest: all of red, then all of green, then all of blue
+        assert np.array_equal(rows["f_rest_0"], splats.sh[good, 1, 0]) and np.array_equal(
+            rows[f"f_rest_{rest // 3}"], splats.sh[good, 1, 1]
+        )
+
+    back = read_splat_ply(data)
+    assert np.array_equal(back.positions, splats.positions[good]) and np.array_equal(back.sh, splats.sh[good])
+    assert np.allclose(back.scales, np.maximum(splats.scales[good], 1e-12), rtol=2e-5)
+    again = splat_ply(back)
+    assert np.allclose(*(np.frombuffer(d[d.index(b"end_header\n") + 11 :], "<f4") for d in (data, again)), rtol=1e-5, atol=0.5)
+
+
+def test_reader_takes_any_order_and_names_what_is_wrong() -> None:
+    splats = cloud(5)
+    data = splat_ply(splats)
+    end = data.index(b"end_header\n") + 11
+    names = [line.split()[2] for line in data[:end].decode().splitlines() if line.startswith("property")]
+    rows = np.frombuffer(data[end:], "<f4").reshape(5, 17)
+
+    def file(kept: list[str], count: int = 5, kind: str = "float") -> bytes:
+        head = ["ply", "format binary_little_endian 1.0", "comment made by hand", f"element vertex {count}"]
+        return "\n".join([*head, *(f"property {kind} {n}" for n in kept), "end_header", ""]).encode() + (
+            rows[:, [names.index(n) for n in kept]].tobytes()
+        )
+
+    mixed = [n for n in reversed(names) if not n.startswith("n")]
+    back = read_splat_ply(file(mixed))
+    assert np.array_equal(back.positions, splats.positions) and np.allclose(back.rotations, splats.rotations, atol=1e-6)
+    for broken, words in [
+        (b"", "no binary"),
+        (b"ply\nformat ascii 1.0\nend_header\n", "no binary"),
+        (data[:-1], "ends before"),
+        (data[: len(data) // 2], "no binary"),
+        (file([n for n in names if n != "opacity"]), "opacity"),
+        (file(names, kind="double"), "more than one"),
+        (file(names, count=-1), "more than one"),
+        (file(["x", "y", "z"]), "lacks"),
+        (encode(scene_of(SceneObject("a", globe())), ["mesh_ply"])["mesh.ply"], "more than one"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            read_splat_ply(broken)
+
+
+def test_dot_splat_by_hand() -> None:
+    splats = cloud(40)
+    splats = splats.replace(positions=np.where(np.arange(40)[:, None] == 7, np.nan, splats.positions).astype(np.float32))
+    data = splat(splats)
+    rows = np.frombuffer(data, np.uint8).reshape(39, 32)
+    places, scales = rows[:, :12].copy().view("<f4"), rows[:, 12:24].copy().view("<f4")
+    order = [int(np.flatnonzero((splats.positions == place).all(1))[0]) for place in places]
+    assert sorted(order) == [i for i in range(40) if i != 7] and np.array_equal(scales, splats.scales[order])
+    weight = (splats.opacities * splats.scales.prod(1))[order]
+    assert (np.diff(weight) <= 1e-12).all()
+    assert np.abs(rows[:, 24:27] - 255 * np.clip(splats.colors()[order], 0, 1)).max() <= 0.51
+    assert np.abs(rows[:, 27] - 255 * splats.opacities[order]).max() <= 0.51
+    assert np.abs((rows[:, 28:].astype(float) - 128) / 128 - splats.rotations[order]).max() <= 1 / 128 + 1e-6
+
+
+def test_splats_of_many_objects_are_one_file() -> None:
+    one, two = cloud(5), cloud(6, coefficients=4, seed=1)
+    scene = scene_of(SceneObject("a", splats=one), SceneObject("b", splats=two, pose=POSE), SceneObject("c", globe()))
+    files = encode(scene, ["ply", "splat"], ExportOptions(ply_frame="y_up"))
+    assert set(files) == {"splat.ply", "splat.splat", "objects/a.ply", "objects/b.ply", "objects/a.splat", "objects/b.splat"}
+    whole, alone = read_splat_ply(files["splat.ply"]), read_splat_ply(files["objects/b.ply"])
+    assert np.allclose(whole.positions, np.concatenate([one.positions, POSE.apply(two.positions)]), atol=1e-5)
+    assert whole.sh.shape == (11, 4, 3) and not whole.sh[:5, 1:].any()
+    assert np.allclose(whole.scales[5:], 2 * two.scales, rtol=1e-4)
+    assert np.allclose(alone.positions, two.positions, atol=1e-6)  # an object's own file is in the object's frame
+
+
+# encode
+
+
+def test_every_format_has_the_name_that_the_contract_gives() -> None:
+    scene = scene_of(SceneObject("a", globe(), cloud()))
+    files = encode(scene, FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
+    assert {name for name, _ in FORMATS.values()} <= set(files) == {name for name, _ in FORMATS.values()} | {"model.mtl", "model.png"}
+    assert encode(scene, []) == {} and list(encode(scene, ["glb", "glb"])) == ["model.glb"]
+
+
+def test_objects_one_by_one() -> None:
+    scene = scene_of(SceneObject("a/b", globe(), cloud(), POSE), SceneObject("A_B", globe(seed=1)), SceneObject("A_B.mesh", splats=cloud()))
+    kinds = ["glb", "ply", "obj", "stl", "mesh_ply", "splat"]
+    files = encode(scene, kinds, ExportOptions())
+    whole = {FORMATS[kind][0] for kind in kinds} | {"model.mtl", "model.png", "model-2.png"}
+    per_mesh = ("glb", "obj", "mtl", "png", "stl")
+    objects = {f"objects/{stem}.{suffix}" for stem in ("a_b", "A_B-2") for suffix in per_mesh}
+    objects |= {"objects/a_b.ply", "objects/a_b.splat", "objects/A_B.mesh.ply", "objects/A_B.mesh.splat"}
+    objects |= {"objects/a_b.mesh-2.ply", "objects/A_B.mesh-3.ply"}  # meshes; no two names differ in case alone
+    assert set(files) == whole | objects
+    root, _ = chunks(files["objects/a_b.glb"])
+    assert set(root["nodes"][0]) == {"name", "mesh"} and root["nodes"][0]["name"] == "a/b" and "cameras" not in root
+    assert not any(name.startswith("objects/") for name in encode(scene, kinds, ExportOptions(objects=False)))
+    assert not any(name.startswith("objects/") for name in encode(scene_of(scene.objects[0]), kinds))
+
+
+def test_what_can_not_be_written_says_so_before_anything_is() -> None:
+    mesh = globe()
+    broken = mesh.replace(vertices=np.where(np.arange(len(mesh.vertices))[:, None] == 3, np.nan, mesh.vertices).astype(np.float32))
+    empty = mesh.replace(faces=np.zeros((0, 3), np.uint32))
+    for kind in ("glb", "obj", "stl", "mesh_ply"):
+        for bad, words in ((broken, "not finite"), (empty, "no faces")):
+            with pytest.raises(OutputError, match=words) as caught:
+                encode(scene_of(SceneObject("good", mesh), SceneObject("Stück", bad)), ["ply" if kind == "?" else kind])
+            assert "Stück" in str(caught.value) and caught.value.hint
+        with pytest.raises(OutputError, match="no mesh"):
+            encode(scene_of(SceneObject("a", splats=cloud())), [kind])
+    for kind in ("ply", "splat"):
+        with pytest.raises(OutputError, match="no splats"):
+            encode(scene_of(SceneObject("a", mesh)), [kind])
+    for kind in ("preview", "turntable"):
+        with pytest.raises(OutputError, match="no mesh and no splats"):
+            encode(scene_of(SceneObject("a")), [kind])
+    with pytest.raises(OptionError, match="usdz"):
+        encode(scene_of(SceneObject("a", mesh)), ["glb", "usdz"])
+
+
+class Watched(QuietJob):
+    def __init__(self, stop: int = 10**9) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, int, int]] = []
+        self.stop = stop
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        self.steps.append((stage, step, total))
+        if step >= self.stop:
+            raise JobCancelled("The job was cancelled.")
+
+
+def test_a_job_sees_every_file_and_every_frame() -> None:
+    job = Watched()
+    scene = scene_of(SceneObject("a", globe(), cloud()), SceneObject("b", globe()))
+    options = ExportOptions(preview_size=64, turntable_frames=5)
+    encode(scene, ["turntable", "glb", "ply", "preview"], options, job)
+    assert job.steps == [("encode", i, 11) for i in range(12)]  # model and 2 objects as GLB, 1 + 1 as PLY, the preview, 5 frames
+    stopped = Watched(stop=8)
+    with pytest.raises(JobCancelled):
+        encode(scene, ["turntable", "glb", "ply", "preview"], options, stopped)
+    assert stopped.steps[-1] == ("encode", 8, 11)
