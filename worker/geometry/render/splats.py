@@ -24,7 +24,8 @@ _BLOCK = 1 << 20  # pairs
 def render_splats(what: Scene | Splats, camera: Camera, width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 4), sRGB, straight alpha. Splats behind `znear` (perspective) and broken rows are left out."""
     placed = [place_splats(o.splats, o.pose) for o in what.objects if o.splats is not None] if isinstance(what, Scene) else [what]
-    parts = [_project(splats, camera, width, height) for splats in placed if len(splats.positions)]
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # broken rows drop out at the end of it
+        parts = [_project(splats, camera, width, height) for splats in placed if len(splats.positions)]
     image, light = np.zeros((height * width, 3), np.float32), np.ones(height * width, np.float32)
     if parts:
         xy, conic, cut, opacity, color, distance = (np.concatenate(columns) for columns in zip(*parts))
@@ -57,11 +58,10 @@ def _project(splats: Splats, camera: Camera, width: int, height: int) -> tuple[n
     xx, yy, xy_ = (u * u).sum(axis=1) + _LOW_PASS, (v * v).sum(axis=1) + _LOW_PASS, (u * v).sum(axis=1)
     det = xx * yy - xy_ * xy_
     opacity = np.minimum(splats.opacities, 1.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cut = 2 * np.log(np.maximum(opacity, _FAINT) / _FAINT)  # squared Mahalanobis distance where it turns faint
-        reach = np.sqrt(cut[:, None] * np.stack([xx, yy], axis=1))
-        inside = ((xy + reach > 0) & (xy - reach < (width, height))).all(axis=1)
-        keep = inside & (opacity > _FAINT) & (det > 0) & np.isfinite(xy).all(axis=1) & np.isfinite(det) & np.isfinite(cut)
+    cut = 2 * np.log(np.maximum(opacity, _FAINT) / _FAINT)  # squared Mahalanobis distance where it turns faint
+    reach = np.sqrt(cut[:, None] * np.stack([xx, yy], axis=1))
+    inside = ((xy + reach > 0) & (xy - reach < (width, height))).all(axis=1)
+    keep = inside & (opacity > _FAINT) & (det > 0) & np.isfinite(xy).all(axis=1) & np.isfinite(det) & np.isfinite(cut)
     if camera.kind == "perspective":
         keep &= distance > camera.znear
     keep &= np.isfinite(splats.sh[:, 0]).all(axis=1)
