@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,12 +15,15 @@ _ORDER = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFF
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """q (B, T, H, D), k and v (B, S, H, D) -> (B, T, H * D): softmax(q k^T * scale) v; scale 1/sqrt(D) by default.
 
-    Any device and float dtype; on CUDA half precision takes the fused kernels.
+    Any device and float dtype.
     """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    if q.device.type == "cuda" and q.dtype != torch.float32:
-        with sdpa_kernel(_ORDER, set_priority=True):
-            out = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, scale=scale)
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale)
     return out.transpose(1, 2).flatten(2)
+
+
+def fused_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Around a network's whole pass: on CUDA `attend` takes cuDNN's kernel first, and the next best where that can't.
+
+    (Not inside `attend`: entering it costs more than launching the kernel.)
+    """
+    return sdpa_kernel(_ORDER, set_priority=True) if device.type == "cuda" else nullcontext()

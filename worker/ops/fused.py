@@ -22,22 +22,22 @@ def residual_norm(
 ) -> Tensor:
     """x += gate * update + const, in place; returns layer_norm(x) * mult + add in `dtype`.
 
-    x: float32 (..., C), the residual stream. update: (..., C) of any float dtype, or None. gate, mult, add, const: float32 (C,), None for
-    1, 1, 0, 0. x must be contiguous.
+    x: float32 (..., C), contiguous: the residual stream. update: (..., C) of any float dtype, or None. gate, mult, add, const: (C,) of any float
+    dtype, None for 1, 1, 0, 0. All of it is computed in float32.
     """
     if choose(x.device, "triton") == "triton":
         from .fused_triton import residual_norm as fast
 
         return fast(x, update, gate, mult, add, const, eps, dtype)
     if update is not None:
-        x += update if gate is None else gate * update
+        x += update if gate is None else gate.float() * update.float()
     if const is not None:
         x += const
     normed = F.layer_norm(x, x.shape[-1:], eps=eps)
     if mult is not None:
-        normed = normed * mult
+        normed = normed * mult.float()
     if add is not None:
-        normed = normed + add
+        normed = normed + add.float()
     return normed.to(dtype)
 
 

@@ -21,19 +21,19 @@ def _residual_norm_kernel(
     if HAS_UPDATE:
         update = tl.load(update_ptr + row * width + column, mask=inside, other=0.0).to(tl.float32)
         if HAS_GATE:
-            update *= tl.load(gate_ptr + column, mask=inside, other=0.0)
+            update *= tl.load(gate_ptr + column, mask=inside, other=0.0).to(tl.float32)
         x += update
     if HAS_CONST:
-        x += tl.load(const_ptr + column, mask=inside, other=0.0)
+        x += tl.load(const_ptr + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_UPDATE or HAS_CONST:
         tl.store(x_ptr + row * width + column, x, mask=inside)
     mean = tl.sum(x, 0) / width
     centred = tl.where(inside, x - mean, 0.0)
     y = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
     if HAS_MULT:
-        y *= tl.load(mult_ptr + column, mask=inside, other=0.0)
+        y *= tl.load(mult_ptr + column, mask=inside, other=0.0).to(tl.float32)
     if HAS_ADD:
-        y += tl.load(add_ptr + column, mask=inside, other=0.0)
+        y += tl.load(add_ptr + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + row * width + column, y.to(out_ptr.dtype.element_ty), mask=inside)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.attention import fused_attention
 from ..ops.fused import residual_norm
 from .layers import LayerNorm32, ViTBlock
 
@@ -52,10 +53,11 @@ class DinoViT(nn.Module):
         tokens, update, gate = tokens.float().contiguous(), None, None
         for block in self.blocks:
             normed = residual_norm(tokens, update, gate, *_affine(block.norm1), eps=1e-6, dtype=x.dtype)
-            update, gate = block.attn(normed), block.ls1.gamma.float()
+            update, gate = block.attn(normed), block.ls1.gamma
             normed = residual_norm(tokens, update, gate, *_affine(block.norm2), eps=1e-6, dtype=x.dtype)
-            update, gate = block.mlp(normed), block.ls2.gamma.float()
-        return tokens + gate * update
+            update, gate = block.mlp(normed), block.ls2.gamma
+        assert gate is not None and update is not None
+        return tokens + gate.float() * update.float()
 
 
 class Dino(nn.Module):
@@ -75,7 +77,8 @@ class Dino(nn.Module):
         return self.backbone.cls_token.shape[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.select(self.backbone(self.prepare(x))).to(x.dtype)
+        with fused_attention(x.device):
+            return self.select(self.backbone(self.prepare(x))).to(x.dtype)
 
     def prepare(self, x: Tensor) -> Tensor:
         """What the transformer reads: resized (without antialias), three channels, normalised, in the weights' dtype."""
@@ -92,4 +95,4 @@ class Dino(nn.Module):
 
 
 def _affine(norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    return norm.weight.float(), norm.bias.float()
+    return norm.weight, norm.bias

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.attention import attend
+from ..ops.attention import attend, fused_attention
 from ..ops.fused import head_norm_, linear_gelu, residual_norm
 from .flow import LATENTS, POSE, POSE_LATENTS, SHAPE, Latents, SparseStructureFlow
 from .sampler import SamplerOptions
@@ -65,9 +65,11 @@ class CachedFlow:
         cross, norm = block.cross_attn[name], block.norm2[name]  # type: ignore[index]
         v_bias = cross.to_kv.bias.chunk(2)[1].float()
         bias = cross.to_out.weight.float() @ v_bias + cross.to_out.bias.float()
+        # The pose's scores are computed by hand: the softmax scale goes into its queries (exact for a head width of 64: a power of two).
+        scale = (cross.to_q.out_features // cross.heads) ** -0.5 if name == POSE else 1.0
         return _Cross(
             norm=(norm.weight.float(), norm.bias.float()),
-            to_q=(cross.to_q.weight, cross.to_q.bias),
+            to_q=(cross.to_q.weight * scale, cross.to_q.bias * scale) if name == POSE else (cross.to_q.weight, cross.to_q.bias),
             to_kv=cross.to_kv.weight,
             to_out=(cross.to_out.weight, bias.to(cross.to_out.weight.dtype)),
             const=bias,
@@ -111,11 +113,18 @@ class CachedFlow:
         """latents: float32, B objects. modulation: (blocks, 6, C), one row of the table. Returns the conditional velocity and, guided, the
         unconditional one, both float32.
         """
+        with fused_attention(next(iter(latents.values())).device):
+            return self._velocity(latents, modulation, context, guided)
+
+    def _velocity(
+        self, latents: Mapping[str, Tensor], modulation: Tensor, context: Context, guided: bool
+    ) -> tuple[Latents, Latents | None]:
         shape, pose = self._enter(latents)
         count, blocks = len(shape), list(self.model.blocks)
         mods = [m.unbind(0) for m in modulation.unbind(0)]
         h = residual_norm(shape, None, None, mods[0][1], mods[0][0], eps=NORM, dtype=self.dtype)
         g = residual_norm(pose, None, None, mods[0][1], mods[0][0], eps=NORM, dtype=self.dtype)
+        entered = pose, g  # alive until the end: the side stream reads them after the names have moved on
         for index, block in enumerate(blocks):
             after = (mods[index + 1][1], mods[index + 1][0], NORM) if index + 1 < len(blocks) else (None, None, LEAVE)
             gates = (mods[index][2], mods[index][5])
@@ -129,6 +138,7 @@ class CachedFlow:
             shape, update = _double(shape, update, guided and index == 0)
             h = self._shape_rest(index, shape, update, context, count, gates, norm3, after)
             self._join(shape.device)
+        del entered
         conditional = self._leave(h[:count], g[:count])
         return conditional, self._leave(h[count:], g[count:]) if guided else None
 
@@ -161,25 +171,20 @@ class CachedFlow:
         return head_norm_(qkv, self.gamma[index][name])
 
     def _pose_attention(self, index: int, g: Tensor, shape_qkv: Tensor) -> Tensor:
-        """The pose's tokens over pose and shape: (B, 4, C). Scores in two parts, so that no key is copied."""
-        q, k, v = self._qkv(index, POSE, g).permute(2, 0, 3, 1, 4)  # (B, H, 4, D) each
-        _, k_shape, v_shape = shape_qkv.permute(2, 0, 3, 1, 4)
-        scores = torch.cat([q @ k.mT, q @ k_shape.mT], dim=-1)
-        weights = (scores.float() * q.shape[-1] ** -0.5).softmax(-1).to(q.dtype)
-        own = k.shape[-2]
-        out = weights[..., :own] @ v + weights[..., own:] @ v_shape
-        return F.linear(out.transpose(1, 2).flatten(2), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
+        """The pose's tokens over pose and shape: (B, 4, C)."""
+        qkv = self._qkv(index, POSE, g)
+        keys_values = torch.cat([qkv[:, :, 1:], shape_qkv[:, :, 1:]], dim=1)
+        return F.linear(attend(qkv[:, :, 0], *keys_values.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
 
     def _pool(self, normed: Tensor, cross: _Cross, tokens: Tensor) -> Tensor:
         """softmax(q (K c)^T) (V c) as (softmax((q K) c^T) c) V: the projections are applied to 4 queries, not to M tokens. (B, 4, C)"""
         to_k, to_v = cross.to_kv.unflatten(0, (2, self.heads, -1)).unbind(0)  # (H, D, context) each
-        q = F.linear(normed, *cross.to_q).unflatten(-1, (self.heads, -1))
-        asked = torch.einsum("bthd,hdc->bhtc", q, to_k)
-        count, heads, queries, _ = asked.shape
-        scores = asked.flatten(1, 2) @ tokens.mT
-        weights = (scores.float() * q.shape[-1] ** -0.5).softmax(-1).to(tokens.dtype)
-        pooled = (weights @ tokens).view(count, heads, queries, -1)
-        return torch.einsum("bhtc,hdc->bthd", pooled, to_v).flatten(2)
+        count, queries, _ = normed.shape
+        q = F.linear(normed, *cross.to_q).view(count * queries, self.heads, -1).transpose(0, 1)
+        asked = (q @ to_k).view(self.heads, count, queries, -1).transpose(0, 1).flatten(1, 2)  # (B, H * 4, context)
+        pooled = (asked @ tokens.mT).softmax(-1) @ tokens
+        pooled = pooled.view(count, self.heads, queries, -1).transpose(0, 1).flatten(1, 2)
+        return (pooled @ to_v.mT).transpose(0, 1).reshape(count, queries, -1)
 
     # -- latents in and out, in float32
 
