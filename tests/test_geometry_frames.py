@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,15 +164,16 @@ def test_mesh_and_splats_coincide_in(
 
 def test_arms_point_where_the_page_says() -> None:
     """docs/frames.md, worked numbers: the middle of each arm in each file."""
-    files = encode(tripod(), ["glb"])
-    assert np.allclose(arms_by_trimesh(files["model.glb"])["blue"], [0.05, 0.05, 0.15], atol=1e-6)
-    for frame, red, green, blue in [
-        ("y_up", (0.45, 0.05, 0.05), (0.05, 0.3, 0.05), (0.05, 0.05, 0.15)),
-        ("y_down", (0.45, -0.05, -0.05), (0.05, -0.3, -0.05), (0.05, -0.05, -0.15)),
-        ("z_up", (0.45, -0.05, 0.05), (0.05, -0.05, 0.3), (0.05, -0.15, 0.05)),
-    ]:
-        middles, _ = arms_by_plyfile(encode(tripod(), ["ply"], ExportOptions(ply_frame=frame))["splat.ply"])
-        assert all(np.allclose(middles[arm], value, atol=1e-6) for arm, value in (("red", red), ("green", green), ("blue", blue))), frame
+    page = (Path(__file__).resolve().parents[1] / "docs" / "frames.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| \((.+?)\) \| \((.+?)\) \| \((.+?)\) \|$", page, re.MULTILINE)
+    assert [row[0] for row in rows] == ["model.glb", *FRAMES]
+    for file, *numbers in rows:
+        if file == "model.glb":
+            middles = arms_by_trimesh(glb(tripod()))
+        else:
+            middles, _ = arms_by_plyfile(encode(tripod(), ["ply"], ExportOptions(ply_frame=file))["splat.ply"])
+        for arm, text in zip(ARMS, numbers):
+            assert np.allclose(middles[arm], [float(number) for number in text.split(",")], atol=1e-6), (file, arm)
 
 
 def test_mesh_ply_stands_upright_unless_z_up_is_asked_for() -> None:
