@@ -49,6 +49,8 @@ def encode_frame(message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -
     for name, item in ordered:
         if item.dtype.name not in _NAMES or not item.dtype.isnative:
             raise TypeError(f"{name}: dtype {item.dtype} can't be sent")
+        if name in header:
+            raise TypeError(f"{name} is no name for an array")
         header[name] = {"dtype": _NAMES[item.dtype.name], "shape": list(item.shape), "data_offsets": [offset, offset + item.nbytes]}
         offset += item.nbytes
     text = json.dumps(header).encode("ascii")
@@ -112,7 +114,15 @@ def read_frame(read_into: ReadInto) -> tuple[dict[str, Any], dict[str, np.ndarra
     if not isinstance(message, dict):
         raise ProtocolError("A message must be a JSON object.")
     body = _need(read_into, length - 8 - text_length)
-    return message, {name: _array(name, entry, body) for name, entry in header.items()}
+    arrays = {name: _array(name, entry, body) for name, entry in header.items()}
+    filled = 0
+    for start, end in sorted(entry["data_offsets"] for entry in header.values()):
+        if start != filled:
+            raise ProtocolError("The arrays of a frame overlap, or leave a hole.")
+        filled = end
+    if filled != len(body):
+        raise ProtocolError(f"A frame has {len(body)} bytes of arrays, its header accounts for {filled}.")
+    return message, arrays
 
 
 def _in_words(first: np.ndarray) -> str:
@@ -128,8 +138,10 @@ def _array(name: str, entry: Any, body: np.ndarray) -> np.ndarray:
             raise ValueError("not a whole number")
         if end - start != math.prod(shape) * dtype.itemsize or end > len(body):
             raise ValueError("offsets and shape don't agree")
+        if dtype.kind == "b" and body[start:end].max(initial=0) > 1:
+            raise ValueError("a bool is neither 0 nor 1")
         return body[start:end].view(dtype).reshape(shape)
-    except (ValueError, KeyError, TypeError) as problem:
+    except (ValueError, KeyError, TypeError, OverflowError) as problem:
         raise ProtocolError(f"The array {name!r} of a frame can't be read: {problem}.") from None
 
 

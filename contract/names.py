@@ -6,7 +6,15 @@ import unicodedata
 from collections.abc import Iterable
 
 _FORBIDDEN = set('<>:"/\\|?*')
-_RESERVED = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+_RESERVED = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    "conin$",
+    "conout$",
+    *(f"{port}{digit}" for port in ("com", "lpt") for digit in "123456789\u00b9\u00b2\u00b3"),
+}
 _LONGEST = 80  # characters; three bytes each in UTF-8 stay under the 255 of common file systems
 
 
@@ -20,7 +28,7 @@ def safe_filename(text: str, default: str = "object") -> str:
     name = kept.strip().lstrip(".")[:_LONGEST].rstrip(". ")
     if not name:
         return default
-    return f"_{name}" if name.split(".")[0].lower() in _RESERVED else name
+    return f"_{name}" if name.split(".")[0].rstrip().lower() in _RESERVED else name
 
 
 def unique_filenames(texts: Iterable[str]) -> list[str]:

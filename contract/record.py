@@ -54,7 +54,7 @@ class Record:
             if "array" in item.metadata:
                 object.__setattr__(self, item.name, _checked_array(self, item.name, value, item.metadata["array"], dims))
             else:
-                object.__setattr__(self, item.name, _checked_value(self, item.name, value, _hints(type(self))[item.name]))
+                object.__setattr__(self, item.name, _checked_value(self, item.name, value, field_types(type(self))[item.name]))
                 _check_limits(self, item.name, getattr(self, item.name), item.metadata.get("limits"))
         self.check()
 
@@ -157,7 +157,7 @@ def _check_limits(record: Record, name: str, value: Any, bounds: tuple[float, fl
 _HINTS: dict[type, dict[str, Any]] = {}
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
     """A record's fields and their types."""
     if kind not in _HINTS:
         _HINTS[kind] = typing.get_type_hints(kind)
@@ -204,7 +204,7 @@ def unpack(kind: Any, value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if isinstance(kind, type) and issubclass(kind, Record):
         if not isinstance(value, Mapping):
             raise OptionError(f"{kind.__name__} must be an object, not {type(value).__name__}.")
-        hints = _hints(kind)
+        hints = field_types(kind)
         for key in value:
             if key not in hints:
                 raise OptionError(f"{kind.__name__} has no field {key!r}.", f"It has: {', '.join(hints)}.")

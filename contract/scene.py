@@ -148,3 +148,8 @@ class Scene(Record):
     warnings: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)  # the request's scalars, for provenance (JSON values)
     files: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def check(self) -> None:
+        for name, data in self.files.items():
+            if data.dtype != np.uint8 or data.ndim != 1:
+                raise InputError(f"The file {name!r} of a scene isn't bytes.", "Give it as a uint8 array of one axis.")
