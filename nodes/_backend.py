@@ -36,9 +36,9 @@ def _open() -> Any:
 class _Voice:
     """What the node says while it waits: a stage's name when it changes, and signs of life."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str = "starting") -> None:
         self._started = self._said = time.monotonic()
-        self._stage = "starting"
+        self._stage = stage
 
     def stage(self, name: str, detail: str = "") -> None:
         now = time.monotonic()
@@ -86,7 +86,7 @@ class SharedBackend:
         with self._lock:
             try:
                 backend = self._ready()
-                return self._waited("writing", lambda: backend.export(scene, formats, options))
+                return self._waited("encoding", lambda: backend.export(scene, formats, options))
             finally:
                 self._rest()
 
@@ -151,13 +151,11 @@ class SharedBackend:
 
         thread = threading.Thread(target=work, name="sam3d-node", daemon=True)
         thread.start()
-        voice = _Voice()
+        voice = _Voice(what)
         try:
             while thread.is_alive():
                 thread.join(POLL)
                 _host.check_interrupt()
-                if thread.is_alive():
-                    voice.stage(what)
                 voice.tick()
         except BaseException:
             backend, self._backend = self._backend, None

@@ -69,12 +69,12 @@ def picked_many(lines: str) -> list[Path]:
 
 
 def pictures() -> list[str]:
-    """The input folder's pictures and those one folder down, as a drop-down list shows them."""
-    return [name for name, is_folder in _listed(depth=1) if not is_folder and name.lower().endswith(PICTURES)]
+    """The input folder's pictures and those up to two folders down, as a drop-down list shows them."""
+    return [name for name, is_folder in _listed(depth=2) if not is_folder and name.lower().endswith(PICTURES)]
 
 
 def folders() -> list[str]:
-    """The folders below the input folder, two levels deep."""
+    """The folders below the input folder, three levels deep."""
     return [name for name, is_folder in _listed(depth=2) if is_folder]
 
 

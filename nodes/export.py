@@ -98,6 +98,7 @@ class Export:
         paths = _files.save(filename_prefix, base, files, folder)
         made = dict(zip(files, paths))
         shown = [path for path in paths if path.suffix not in (".mtl", ".png")]  # an OBJ's companions are no results of their own
+        _host.say(f"{len(shown)} file{'s' if len(shown) != 1 else ''} written")
         return {
             # `ui` names each file once and `result` isn't shown: hosts count every mention of a 3D file as one more output.
             "ui": {"3d": [_files.ui_entry(path, base, "output") for path in shown]},

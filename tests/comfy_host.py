@@ -139,7 +139,7 @@ def comfyui(base: Path, worker: str | None = None, *options: str) -> Iterator[Ho
         environment["SAM3D_WORKER_COMMAND"] = worker
     command = [
         os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base),
-        "--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes", "--log-stdout", *options,
+        "--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--log-stdout", *options,
     ]  # fmt: skip
     log = base / "host.log"
     with log.open("wb") as out:

@@ -76,7 +76,7 @@ def test_lists_for_widgets(folders: Path) -> None:
         path = folders / "input" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    assert _files.pictures() == ["a/x.JPG", "b.png"]
+    assert _files.pictures() == ["a/b/deep.png", "a/x.JPG", "b.png"]
     assert _files.folders() == ["a", "a/b", "a/b/c"]
 
 
