@@ -1,4 +1,4 @@
-"""A small vector brush for the example pictures: signed-distance shapes, shading, noise, and a clean PNG at the end.
+"""A small vector brush for the example pictures: signed-distance shapes, shading, noise, and a clean alpha at the end.
 
 Coordinates are pixels of the finished picture (x right, y down); the canvas works at `SCALE` times that and is box-filtered at the end. Colours are
 sRGB hex strings or arrays 0..1. All maths is float64 and all randomness is seeded, so a picture comes out the same every time.
@@ -6,17 +6,15 @@ sRGB hex strings or arrays 0..1. All maths is float64 and all randomness is seed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from scipy import ndimage
 
 Array = NDArray[np.float64]
 Colour = str | Sequence[float] | Array
-Points = Sequence[tuple[float, float]] | Array
+Points = str | Sequence[tuple[float, float]] | Array  # text: "x,y x,y ..."
 
 SCALE = 2  # working pixels per finished pixel, on top of analytic antialiasing
 LIGHT = np.array([-0.46, -0.58, 0.67]) / np.linalg.norm([-0.46, -0.58, 0.67])  # towards the light: upper left, towards the viewer
@@ -40,13 +38,22 @@ def smoothstep(low: float, high: float, x: Array) -> Array:
     return t * t * (3 - 2 * t)
 
 
+def pts(points: Points) -> Array:
+    """(N, 2) float64, from pairs or from text as in an SVG polygon: `"10,20 30,40"`."""
+    if isinstance(points, str):
+        return np.array([pair.split(",") for pair in points.split()], dtype=np.float64)
+    return np.asarray(points, dtype=np.float64)
+
+
 def spline(points: Points, closed: bool = True, steps: int = 14) -> Array:
     """Catmull-Rom curve through `points`; a point given twice in a row is a corner. Returns (N, 2)."""
-    p = np.asarray(points, dtype=np.float64)
+    p = pts(points)
     p = np.vstack([p[-1:], p, p[:2]]) if closed else np.vstack([p[:1], p, p[-1:]])
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     parts = []
     for a, b, c, d in zip(p[:-3], p[1:-2], p[2:-1], p[3:]):
+        if (b == c).all():
+            continue  # between the two of a corner the formula would make a small loop
         parts.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
     return np.vstack(parts if closed else [*parts, p[-2:-1]])
 
@@ -86,6 +93,11 @@ class Shape:
 
     def cover(self) -> Array:
         return np.clip(0.5 - self.d * SCALE, 0, 1)
+
+    def area(self) -> tuple[slice, slice]:
+        """The window, as an index into the canvas."""
+        h, w = self.d.shape
+        return slice(self.top, self.top + h), slice(self.left, self.left + w)
 
     def xy(self) -> tuple[Array, Array]:
         """Pixel centres of the window in finished pixels: x (1, W), y (H, 1)."""
@@ -155,7 +167,7 @@ class Canvas:
 
     def path(self, points: Points, margin: float = 14) -> Shape:
         """A filled polygon; its distances are known up to `margin` px outside."""
-        p = np.asarray(points, dtype=np.float64) * SCALE
+        p = pts(points) * SCALE
         low, high = np.floor(p.min(0) - margin * SCALE).astype(int), np.ceil(p.max(0) + margin * SCALE).astype(int)
         left, top = np.maximum(low, 0)
         right, bottom = np.minimum(high, [self.width * SCALE, self.height * SCALE])
@@ -184,9 +196,9 @@ class Canvas:
         u, v = rx * r * np.cos(t), ry * r * np.sin(t)
         return self.path(np.stack([x + c * u - s * v, y + s * u + c * v], axis=1), **how)
 
-    def stroke(self, points: Points, widths: float | Sequence[float], smooth: bool = True, **how: float) -> Shape:
-        """A line with round ends through `points`, its width (px) going through `widths`."""
-        p = spline(points, closed=False) if smooth else np.asarray(points, dtype=np.float64)
+    def stroke(self, points: Points, widths: float | Sequence[float], smooth: bool = True, flat: bool = False, **how: float) -> Shape:
+        """A line through `points`, its width (px) going through `widths`; ends are round, the first one may be `flat`."""
+        p = spline(points, closed=False) if smooth else pts(points)
         w = np.atleast_1d(np.asarray(widths, dtype=np.float64))
         s = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(p, axis=0), axis=1))])
         r = np.interp(s / s[-1], np.linspace(0, 1, len(w)), w) / 2 if len(w) > 1 else np.full(len(p), w[0] / 2)
@@ -194,38 +206,36 @@ class Canvas:
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
         normal = np.stack([-tangent[:, 1], tangent[:, 0]], axis=1)
         arc = np.linspace(-np.pi / 2, np.pi / 2, 12)[1:-1, None]
-        tail = p[-1] + r[-1] * (np.cos(arc) * tangent[-1] - np.sin(arc) * normal[-1]) * 1.0
+        tail = p[-1] + r[-1] * (np.cos(arc) * tangent[-1] - np.sin(arc) * normal[-1])
         head = p[0] - r[0] * (np.cos(arc) * tangent[0] - np.sin(arc) * normal[0])
         left, right = p + normal * r[:, None], p - normal * r[:, None]
-        return self.path(np.vstack([left, tail, right[::-1], head]), **how)
+        return self.path(np.vstack([left, tail, right[::-1], *([] if flat else [head])]), **how)
 
     # paint
 
-    def fill(self, shape: Shape, colour: Colour, opacity: float | Array = 1.0, within: Shape | None = None, erase: bool = False) -> None:
-        """Paint the shape over what is there; `within` keeps to another shape's inside. `colour` may be (H, W, 3) on the shape's window."""
-        cover = shape.cover() * opacity
-        if within is not None:
-            cover = cover * np.clip(0.5 - shape.on(within) * SCALE, 0, 1)
-        self.wash(shape, colour, cover, erase)
-
-    def wash(self, shape: Shape, colour: Colour, cover: Array, erase: bool = False) -> None:
-        """Paint with `cover` (H, W) on the window of `shape`."""
-        h, w = shape.d.shape
-        area = np.s_[shape.top : shape.top + h, shape.left : shape.left + w]
-        if not erase:
-            self.rgb[area] = self.rgb[area] * (1 - cover[..., None]) + rgb(colour) * cover[..., None]
-            self.a[area] = self.a[area] * (1 - cover) + cover
-        else:
-            self.rgb[area] *= 1 - cover[..., None]
-            self.a[area] *= 1 - cover
+    def fill(self, shape: Shape, colour: Colour, opacity: float | Array = 1.0, within: Shape | None = None) -> None:
+        """Paint the shape over what is there, or only onto what is painted inside `within`. `colour` may be (H, W, 3) on the shape's window."""
+        self._paint(shape, colour, shape.cover() * opacity, within)
 
     def soft(self, shape: Shape, colour: Colour, blur: float, opacity: float = 1.0, within: Shape | None = None) -> None:
         """The shape with blurred edges (sigma `blur` px)."""
         shape = self._roomier(shape, 3 * blur)
-        cover = ndimage.gaussian_filter(shape.cover() * opacity, blur * SCALE)
+        self._paint(shape, colour, ndimage.gaussian_filter(shape.cover() * opacity, blur * SCALE), within)
+
+    def _paint(self, shape: Shape, colour: Colour, cover: Array, within: Shape | None) -> None:
         if within is not None:
-            cover = cover * np.clip(0.5 - shape.on(within) * SCALE, 0, 1)
-        self.wash(shape, colour, cover)
+            self.wash(shape, colour, cover * np.clip(0.5 - shape.on(within) * SCALE, 0, 1))
+            return
+        area = shape.area()
+        self.rgb[area] = self.rgb[area] * (1 - cover[..., None]) + rgb(colour) * cover[..., None]
+        self.a[area] = self.a[area] * (1 - cover) + cover
+
+    def wash(self, shape: Shape, colour: Colour, share: Array) -> None:
+        """Tint what is painted by `share` (H, W), which has the factor `shape.cover()` in it, on the shape's window; the alpha stays."""
+        area = shape.area()
+        alpha = self.a[area]
+        share = np.minimum(share / np.maximum(alpha, 1e-6), 1)  # where the picture ends with the shape, all that is painted is the shape's
+        self.rgb[area] += (rgb(colour) * alpha[..., None] - self.rgb[area]) * share[..., None]
 
     def _roomier(self, shape: Shape, room: float) -> Shape:
         """The same shape on a window that is `room` px larger on every side, within the canvas."""
@@ -286,20 +296,3 @@ class Canvas:
             colour = np.where((far <= bleed)[..., None], colour[i, j], colour[seen].mean(axis=0))
         colour = np.minimum(np.round(np.clip(colour, 0, 1) * 255 / step) * step, 255)
         return np.concatenate([colour, alpha[..., None]], axis=2).astype(np.uint8)
-
-
-def opaque(picture: NDArray[np.uint8], background: Callable[[Array, Array], Array] | Colour) -> NDArray[np.uint8]:
-    """The picture over a background colour, or over a function of (x, y) in pixels that gives (H, W, 3): uint8 (H, W, 3)."""
-    h, w = picture.shape[:2]
-    x, y = (np.arange(w) + 0.5)[None, :], (np.arange(h) + 0.5)[:, None]
-    behind = background(x, y) if callable(background) else np.broadcast_to(rgb(background), (h, w, 3))
-    a = picture[..., 3:] / 255
-    return np.round((picture[..., :3] / 255 * a + behind * (1 - a)) * 255).astype(np.uint8)
-
-
-def save(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write a PNG, small, aside and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    Image.fromarray(picture).save(aside, format="PNG", optimize=True)
-    aside.replace(path)

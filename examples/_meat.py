@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from _brush import Array, Canvas, Shape, mix, smoothstep, spline
+from _brush import Array, Canvas, Points, Shape, mix, pts, smoothstep, spline
 
 INK = "#3a1a16"  # the warm dark outline shared by all drawn sprites
 CHAR = "#2a1210"
@@ -22,99 +24,67 @@ def grill_marks(
     turn = np.radians(angle)
     across = -np.sin(turn) * x + np.cos(turn) * y + 2.2 * meat.noise(34, seed) + 1.0 * meat.noise(9, seed + 1)
     to_bar = np.abs((across - offset + spacing / 2) % spacing - spacing / 2) - width / 2
-    rough = 1.6 * meat.noise(7, seed + 2, 2)
+    end = meat.d + inset + 5 * meat.noise(45, seed + 4)
+    r = width / 2
+    bar = np.hypot(np.maximum(to_bar + r, 0), np.maximum(end + r, 0)) - r  # both limits at once, with round ends
+    rough = 1.5 * meat.noise(7, seed + 2, 2)
     patchy = 0.8 + 0.2 * smoothstep(-0.7, 0.1, meat.noise(26, seed + 3))
-    inside = smoothstep(-inset + 3, -inset - 4, meat.d)
-    c.wash(meat, "#6b2414", 0.55 * smoothstep(9, -2, to_bar) * inside)
-    c.wash(meat, CHAR, strength * patchy * smoothstep(1.6, -1.6, to_bar + rough) * inside)
+    inside = meat.cover()
+    c.wash(meat, "#6b2414", 0.55 * smoothstep(8, -2, bar) * inside)
+    c.wash(meat, CHAR, strength * patchy * smoothstep(1.6, -1.6, bar + rough) * inside)
     low = (across - offset + spacing / 2) % spacing - spacing / 2 - width / 2
-    c.wash(meat, "#ffb877", 0.33 * np.exp(-(((low - 3.2) / 1.7) ** 2)) * inside)
+    c.wash(meat, "#ffb877", 0.33 * np.exp(-(((low - 3.2) / 1.7) ** 2)) * smoothstep(2, -4, end) * inside)
 
 
-def gloss(
-    c: Canvas, strokes: list[tuple[list[tuple[float, float]], float]], within: Shape, colour: str = "#fff3d6", opacity: float = 0.8
-) -> None:
+def gloss(c: Canvas, strokes: Sequence[tuple[Points, float]], within: Shape, colour: str = "#fff3d6", opacity: float = 0.8) -> None:
     """Wet highlights: tapered strokes with slightly soft edges."""
     for points, width in strokes:
-        c.soft(c.stroke(points, [1, width, width * 0.9, 1]), colour, 1.1, opacity, within)
+        c.soft(c.stroke(points, [width * 0.3, width, width * 0.9, width * 0.3]), colour, 1.0, opacity, within)
 
 
 def steak() -> Canvas:
     c = Canvas()
-    body = c.blob(
-        [
-            (66, 218),
-            (102, 120),
-            (196, 72),
-            (302, 78),
-            (398, 118),
-            (458, 196),
-            (462, 286),
-            (414, 356),
-            (330, 392),
-            (262, 432),
-            (172, 436),
-            (108, 382),
-            (92, 310),
-        ]
-    )
-    meat = c.blob(
-        [
-            (104, 226),
-            (132, 150),
-            (206, 108),
-            (296, 108),
-            (372, 142),
-            (414, 200),
-            (416, 272),
-            (380, 320),
-            (312, 350),
-            (250, 388),
-            (186, 392),
-            (142, 356),
-            (126, 300),
-        ]
-    )
+    body = c.blob("66,218 102,120 196,72 302,78 398,118 458,196 462,286 414,356 330,392 262,432 172,436 108,382 92,310")
+    meat = c.blob("88,222 120,140 202,96 296,98 374,136 416,198 416,268 376,314 310,342 246,380 182,392 134,362 112,300")
     outline(c, body, 7)
     c.fill(body, "#f3cf94")
-    c.mottle(body, "#d9914e", 0.75, 46, 11)
+    c.mottle(body, "#cf7d38", 0.85, 46, 11)
     c.mottle(body, "#fff0cc", 0.6, 24, 12)
     c.shade(body, 22, light="#fff6da", dark="#8a3a1c", lit=1.5, dim=0.75)
-    c.soft(body.ring(9), "#a4552a", 2.5, 0.8, body)
+    c.soft(body.ring(13), "#a04c22", 3.5, 0.9, body)
     c.soft(meat.grow(3), "#9c4a28", 2.5, 0.85, body)
     x, y = meat.xy()
     glow = np.exp(-(((x - 235) / 150) ** 2 + ((y - 215) / 130) ** 2))
-    c.fill(meat, mix("#8a2f20", "#c9573a", glow))
-    c.mottle(meat, "#e07a4c", 0.55, 60, 13, 3)
-    c.mottle(meat, "#6f2118", 0.55, 38, 14, 3)
+    c.fill(meat, mix("#7c2a1a", "#c65a34", glow))
+    c.mottle(meat, "#e6884a", 0.55, 60, 13, 3)
+    c.mottle(meat, "#6a2315", 0.6, 38, 14, 3)
     grain = np.abs(meat.noise(22, 15, 3, 2.4))  # marbling: thin veins where smooth noise crosses zero
     c.wash(meat, "#f0b483", 0.75 * smoothstep(0.075, 0.0, grain) * smoothstep(-0.1, 0.45, meat.noise(70, 16)) * meat.cover())
     c.shade(meat, 40, light="#ffc48a", dark="#3c0d12", lit=1.1, dim=0.6)
-    seam = [(318, 118), (306, 164), (330, 206), (324, 248), (352, 292), (346, 322)]  # the fat seam of a rib-eye
+    seam = "318,118 306,164 330,206 324,248 352,292 346,322"  # the fat seam of a rib-eye
     c.soft(c.stroke(seam, [5, 17, 12, 19, 11, 4]), "#8c3420", 2, 0.7, meat)
     c.fill(c.stroke(seam, [3, 12, 8, 14, 8, 2]), "#f2c690", 0.96, meat)
-    c.soft(c.stroke([(313, 130), (304, 164), (326, 206), (320, 246)], [1, 5, 3, 1]), "#fff0d0", 0.8, 0.7, meat)
+    c.soft(c.stroke("313,130 304,164 326,206 320,246", [1, 5, 3, 1]), "#fff0d0", 0.8, 0.7, meat)
     for line, w in (
-        ([(150, 250), (190, 236), (216, 250)], 6),
-        ([(196, 330), (232, 318), (262, 330)], 6),
-        ([(228, 140), (252, 158), (248, 184)], 5),
-        ([(372, 190), (390, 214), (386, 240)], 5),
+        ("150,250 190,236 216,250", 6),
+        ("196,330 232,318 262,330", 6),
+        ("228,140 252,158 248,184", 5),
+        ("372,190 390,214 386,240", 5),
     ):
         c.fill(c.stroke(line, [1, w, w * 0.7, 1]), "#eab583", 0.85, meat)
-    grill_marks(c, body, -38, 62, 17, 12, 21, inset=9)
+    grill_marks(c, body, -38, 76, 18, 18, 21, inset=26)
     gloss(
         c,
         [
-            ([(136, 200), (156, 160), (204, 130)], 11),
-            ([(222, 124), (246, 119), (268, 121)], 7),
-            ([(142, 232), (138, 246), (138, 260)], 6),
-            ([(96, 170), (118, 132), (160, 106)], 6),
+            ("122,196 146,150 196,122", 11),
+            ("220,113 246,109 270,111", 7),
+            ("122,230 121,244 123,258", 6),
         ],
         body,
     )
     gloss(
         c,
-        [([(236, 262), (260, 250), (284, 252)], 6), ([(176, 300), (186, 288), (200, 284)], 5), ([(380, 170), (394, 186), (402, 204)], 5)],
+        [("236,262 260,250 284,252", 6), ("176,300 186,288 200,284", 5), ("380,170 394,186 402,204", 5)],
         body,
         "#ffd9a8",
         0.75,
@@ -139,32 +109,8 @@ def ribs() -> Canvas:
         bones.append(bone)
         slabs.append(x)
     slab = c.blob(
-        [
-            (62, 172),
-            (112, 148),
-            (146, 160),
-            (184, 138),
-            (222, 152),
-            (258, 132),
-            (294, 150),
-            (330, 138),
-            (368, 158),
-            (408, 146),
-            (452, 176),
-            (462, 250),
-            (452, 340),
-            (412, 366),
-            (372, 350),
-            (332, 374),
-            (294, 358),
-            (256, 380),
-            (220, 360),
-            (182, 376),
-            (144, 352),
-            (104, 364),
-            (62, 342),
-            (50, 256),
-        ]
+        "62,172 112,148 146,160 184,138 222,152 258,132 294,150 330,138 368,158 408,146 452,176 462,250 452,340 "
+        "412,366 372,350 332,374 294,358 256,380 220,360 182,376 144,352 104,364 62,342 50,256"
     )
     whole = slab
     for bone in bones:
@@ -206,27 +152,9 @@ def ribs() -> Canvas:
 
 def drumstick() -> Canvas:
     c = Canvas()
-    shaft = c.stroke([(250, 306), (330, 372), (398, 428)], [46, 32, 32])
+    shaft = c.stroke("250,306 330,372 398,428", [46, 32, 32])
     bone = shaft | c.ellipse(398, 446, 25, 22) | c.ellipse(424, 420, 25, 22)
-    flesh = c.blob(
-        [
-            (62, 186),
-            (84, 112),
-            (150, 66),
-            (230, 64),
-            (294, 106),
-            (322, 176),
-            (326, 238),
-            (338, 300),
-            (352, 346),
-            (344, 380),
-            (312, 388),
-            (274, 366),
-            (220, 346),
-            (150, 334),
-            (90, 272),
-        ]
-    )
+    flesh = c.blob("62,186 84,112 150,66 230,64 294,106 322,176 326,238 338,300 352,346 344,380 312,388 274,366 220,346 150,334 90,272")
     outline(c, bone | flesh, 7)
     c.fill(bone, "#f6e7c8")
     c.mottle(bone, "#dfba86", 0.55, 26, 51)
@@ -239,18 +167,18 @@ def drumstick() -> Canvas:
     c.mottle(flesh, "#8c3411", 0.6, 40, 53, 3)
     c.mottle(flesh, "#4f1a0d", 0.4, 22, 54, 2)
     c.shade(flesh, 85, light="#ffe0a0", dark="#3f0d10", lit=1.0, dim=0.75)
-    c.soft(c.stroke([(348, 342), (340, 366), (316, 380)], [10, 20, 14]), "#5a1d0e", 5, 0.7, flesh)
+    c.soft(c.stroke("348,342 340,366 316,380", [10, 20, 14]), "#5a1d0e", 5, 0.7, flesh)
     for line in (
-        [(258, 300), (290, 326), (306, 352)],
-        [(292, 262), (312, 296), (326, 330)],
-        [(226, 318), (254, 336), (276, 354)],
+        "258,300 290,326 306,352",
+        "292,262 312,296 326,330",
+        "226,318 254,336 276,354",
     ):  # skin folds at the ankle
         c.soft(c.stroke(line, [1, 7, 1]), "#6b230f", 1.2, 0.75, flesh)
-        c.soft(c.stroke([(px - 5, py - 4) for px, py in line], [1, 5, 1]), "#ffd287", 1.2, 0.55, flesh)
-    grill_marks(c, flesh, -24, 70, 15, 22, 55, inset=22, strength=0.7)
+        c.soft(c.stroke([(px - 5, py - 4) for px, py in pts(line)], [1, 5, 1]), "#ffd287", 1.2, 0.55, flesh)
+    grill_marks(c, flesh, -24, 74, 15, 50, 55, inset=24, strength=0.75)
     gloss(
         c,
-        [([(104, 190), (116, 140), (162, 104)], 19), ([(186, 94), (204, 92), (222, 96)], 11), ([(122, 224), (124, 236), (130, 248)], 9)],
+        [("104,190 116,140 162,104", 19), ("186,94 204,92 222,96", 11), ("122,224 124,236 130,248", 9)],
         flesh,
         "#fff4d2",
         0.85,
@@ -262,9 +190,9 @@ def drumstick() -> Canvas:
 
 def sausage() -> Canvas:
     c = Canvas()
-    line = [(70, 230), (120, 306), (200, 350), (290, 352), (376, 304), (436, 214)]
+    line = "70,230 120,306 200,350 290,352 376,304 436,214"
     body = c.stroke(line, [76, 94, 100, 100, 94, 78])
-    nub = c.stroke([(66, 220), (50, 190)], [26, 15]) | c.stroke([(440, 206), (458, 176)], [26, 15])
+    nub = c.stroke("66,220 50,190", [26, 15]) | c.stroke("440,206 458,176", [26, 15])
     outline(c, body | nub, 7)
     c.fill(nub, "#b45a2a")
     c.shade(nub, 8, lit=1.2)
@@ -273,6 +201,19 @@ def sausage() -> Canvas:
     c.mottle(body, "#e6893f", 0.6, 44, 61, 3)
     c.mottle(body, "#8a2f16", 0.6, 34, 62, 3)
     c.shade(body, 46, light="#ffd18a", dark="#3d0c12", lit=1.25, dim=0.85)
+    gloss(
+        c,
+        [
+            ("74,240 98,276 128,300", 11),
+            ("146,306 172,320 196,325", 11),
+            ("222,322 256,325 282,321", 10),
+            ("312,308 334,300 352,286", 9),
+            ("384,262 398,244 408,224", 8),
+        ],
+        body,
+        "#fff1cc",
+        0.85,
+    )
     p = spline(line, closed=False, steps=24)
     tangent = np.gradient(p, axis=0)
     for k, at in enumerate((16, 37, 59, 80, 101)):  # three-quarter cuts that opened on the grill
@@ -283,19 +224,6 @@ def sausage() -> Canvas:
         c.fill(c.stroke(cut, [3, 14, 14, 3]), CHAR, 0.92, body)
         c.soft(c.stroke([(q[0] + 8 * t[0], q[1] + 8 * t[1]) for q in cut], [1, 5, 5, 1]), "#ffbe78", 1.0, 0.7, body)
         c.fill(c.stroke([(q[0] - 1 * t[0], q[1] - 1 * t[1]) for q in cut[1:3]], [1, 4, 1]), "#b5502a", 0.55 + 0.05 * k, body)
-    gloss(
-        c,
-        [
-            ([(74, 240), (98, 276), (128, 300)], 11),
-            ([(146, 306), (172, 320), (196, 325)], 11),
-            ([(222, 322), (256, 325), (282, 321)], 10),
-            ([(312, 308), (334, 300), (352, 286)], 9),
-            ([(384, 262), (398, 244), (408, 224)], 8),
-        ],
-        body,
-        "#fff1cc",
-        0.85,
-    )
     c.speckle(body, 60, (0.9, 2.2), ["#33110b", "#ffcf8a"], 63, depth=12, opacity=0.8)
     return c
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from _brush import Array, Canvas, Shape, mix, rgb, smoothstep
+from _brush import Array, Canvas, Shape, mix, pts, rgb, smoothstep
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -42,8 +42,8 @@ def _backdrop() -> Array:
         (420, 226, 60),
     ):
         c.soft(c.ellipse(bx, by, r, r * 0.7, 0, 0.2, bx), "#20362a", 14, 0.62)
-    c.soft(c.blob([(524, 250), (518, 196), (546, 166), (560, 110), (584, 168), (606, 200), (598, 250)]), "#ff8a2c", 13, 0.95)
-    c.soft(c.blob([(542, 250), (540, 212), (560, 166), (580, 212), (580, 250)]), "#ffe79c", 9, 0.95)
+    c.soft(c.blob("524,250 518,196 546,166 560,110 584,168 606,200 598,250"), "#ff8a2c", 13, 0.95)
+    c.soft(c.blob("542,250 540,212 560,166 580,212 580,250"), "#ffe79c", 9, 0.95)
     lamps = [
         (70, 96, 15, 0.5),
         (128, 60, 19, 0.55),
@@ -91,28 +91,11 @@ def _backdrop() -> Array:
 
 def _mug() -> Canvas:
     c = Canvas(WIDTH, HEIGHT)
-    handle = c.stroke([(92, 246), (52, 250), (42, 296), (58, 342), (94, 346)], [19, 21, 22, 21, 19])
+    handle = c.stroke("92,246 52,250 42,296 58,342 94,346", [19, 21, 22, 21, 19])
     c.fill(handle, "#2c6a80")
     c.shade(handle, 11, light="#e8fbff", dark="#0a1c2a", lit=1.7, dim=0.95)
     body = c.blob(
-        [
-            (84, 214),
-            (84, 214),
-            (86, 290),
-            (92, 366),
-            (100, 384),
-            (130, 396),
-            (160, 398),
-            (190, 396),
-            (220, 384),
-            (228, 366),
-            (234, 290),
-            (236, 214),
-            (236, 214),
-            (200, 228),
-            (160, 232),
-            (120, 228),
-        ]
+        "84,214 84,214 86,290 92,366 100,384 130,396 160,398 190,396 220,384 228,366 234,290 236,214 236,214 200,228 160,232 120,228"
     )
     x, y = body.xy()
     u = np.clip((x - 160) / 76, -1, 1) + 0 * y
@@ -143,40 +126,27 @@ def _mug() -> Canvas:
 def _burger() -> Canvas:
     c = Canvas(WIDTH, HEIGHT)
 
-    def layer(points: list[tuple[float, float]], colour: str, spots: tuple[str, str], bevel: float, seed: int, cell: float = 18) -> Shape:
+    def layer(points: str, colour: str, spots: tuple[str, str], bevel: float, seed: int, cell: float = 18) -> Shape:
         s = c.blob(points)
-        c.soft(c.path([(p[0] + 1, p[1] + 7) for p in points]), "#1d0a06", 5, 0.55, core)
+        c.soft(c.path([(p[0] + 1, p[1] + 7) for p in pts(points)]), "#1d0a06", 5, 0.55, core)
         c.fill(s, colour)
         c.mottle(s, spots[0], 0.55, cell, seed, 3)
         c.mottle(s, spots[1], 0.45, cell * 0.7, seed + 1, 3)
         c.shade(s, bevel, light="#fff0cf", dark="#220a0a", lit=1.0, dim=0.95)
         return s
 
-    core = c.path([(304, 290), (500, 290), (496, 398), (308, 398)])  # what shows between the layers
+    core = c.path("304,290 500,290 496,398 308,398")  # what shows between the layers
     c.fill(core, "#2a100a")
     bottom = layer(
-        [(306, 368), (400, 378), (498, 366), (500, 394), (478, 413), (400, 419), (328, 414), (304, 394)],
+        "306,368 400,378 498,366 500,394 478,413 400,419 328,414 304,394",
         "#c98842",
         ("#e8b46a", "#9a5a26"),
         26,
         321,
     )
-    c.soft(c.blob([(304, 360), (500, 360), (500, 386), (400, 392), (304, 386)]), "#3a170b", 5, 0.6, bottom)
+    c.soft(c.blob("304,360 500,360 500,386 400,392 304,386"), "#3a170b", 5, 0.6, bottom)
     patty = layer(
-        [
-            (296, 352),
-            (310, 338),
-            (400, 344),
-            (492, 336),
-            (508, 352),
-            (506, 370),
-            (488, 384),
-            (440, 388),
-            (400, 390),
-            (350, 388),
-            (312, 384),
-            (296, 370),
-        ],
+        "296,352 310,338 400,344 492,336 508,352 506,370 488,384 440,388 400,390 350,388 312,384 296,370",
         "#5b2a18",
         ("#8f4a26", "#2b100a"),
         16,
@@ -184,28 +154,12 @@ def _burger() -> Canvas:
         9,
     )
     c.speckle(patty, 150, (0.8, 2.6), ["#b0683a", "#1f0b07", "#7d3c1e"], 324, depth=2, opacity=0.7)
-    cheese = c.blob(
-        [
-            (300, 334),
-            (400, 344),
-            (504, 332),
-            (504, 332),
-            (500, 346),
-            (468, 350),
-            (446, 378),
-            (446, 378),
-            (424, 352),
-            (380, 352),
-            (352, 368),
-            (330, 350),
-            (302, 346),
-        ]
-    )
+    cheese = c.blob("300,334 400,344 504,332 504,332 500,346 468,350 446,378 446,378 424,352 380,352 352,368 330,350 302,346")
     c.soft(cheese.grow(1.5), "#200a06", 3.5, 0.6, patty)
     c.fill(cheese, "#f4a92a")
     c.shade(cheese, 7, light="#fff2b0", dark="#8a3a08", lit=1.6, dim=0.9)
-    tomato = layer([(308, 320), (400, 330), (494, 318), (498, 334), (400, 346), (304, 334)], "#c8321f", ("#f0603a", "#8e1712"), 8, 325)
-    gloss = c.stroke([(322, 333), (360, 337), (398, 339)], [1, 3, 1])
+    tomato = layer("308,320 400,330 494,318 498,334 400,346 304,334", "#c8321f", ("#f0603a", "#8e1712"), 8, 325)
+    gloss = c.stroke("322,333 360,337 398,339", [1, 3, 1])
     c.soft(gloss, "#ffe6cf", 1, 0.7, tomato)
     rng = np.random.default_rng(326)
     edge = [(288 + 13.2 * k, 324 + 9 * rng.random() + (9 if k % 2 else -2) - 0.0016 * (k - 8.5) ** 2) for k in range(18)]
@@ -215,10 +169,8 @@ def _burger() -> Canvas:
     c.mottle(lettuce, "#c3de6e", 0.7, 12, 327, 2, 0.6)
     c.mottle(lettuce, "#2f6422", 0.6, 10, 328, 2, 0.5)
     c.shade(lettuce, 9, light="#f4ffbe", dark="#143410", lit=1.4, dim=0.9)
-    top = c.blob(
-        [(294, 304), (296, 262), (324, 220), (370, 200), (430, 199), (478, 218), (506, 260), (510, 302), (488, 316), (400, 324), (316, 318)]
-    )
-    c.soft(c.blob([(294, 300), (400, 314), (510, 298), (506, 326), (400, 334), (298, 328)]), "#1a0905", 4, 0.6, lettuce)
+    top = c.blob("294,304 296,262 324,220 370,200 430,199 478,218 506,260 510,302 488,316 400,324 316,318")
+    c.soft(c.blob("294,300 400,314 510,298 506,326 400,334 298,328"), "#1a0905", 4, 0.6, lettuce)
     x, y = top.xy()
     c.fill(top, mix("#e0a252", "#9c5220", smoothstep(330, 205, y + 0.0009 * (x - 400) ** 2)))
     c.wash(top, "#f6c780", 0.7 * smoothstep(288, 318, y) * top.cover())
@@ -235,13 +187,13 @@ def _burger() -> Canvas:
         c.fill(seed, mix("#f2d9a0", "#fff3d2", rng.random()), within=top)
         c.fill(c.ellipse(sx + 0.7, sy + 0.7, 2.6, 1.3, turn, margin=3), "#d9b06a", 0.6, seed)
     for s in (top, patty, bottom):  # the fire behind, on the right
-        c.wash(s, "#ff9a45", 0.55 * smoothstep(-6, 0, s.d) * smoothstep(430, 505, s.xy()[0]) * s.cover())
+        c.wash(s, "#ff9a45", 0.4 * smoothstep(-6, 0, s.d) * smoothstep(430, 505, s.xy()[0]) * s.cover())
     return c
 
 
 def _tomato() -> Canvas:
     c = Canvas(WIDTH, HEIGHT)
-    ball = c.blob([(612, 312), (650, 312), (680, 340), (684, 376), (664, 410), (620, 420), (576, 414), (548, 384), (546, 346), (572, 314)])
+    ball = c.blob("612,312 650,312 680,340 684,376 664,410 620,420 576,414 548,384 546,346 572,314")
     x, y = ball.xy()
     u, v = (x - 615) / 70, (y - 366) / 56
     w = np.sqrt(np.clip(1 - u**2 - v**2, 0, 1))
@@ -271,7 +223,7 @@ def _tomato() -> Canvas:
         )
         c.fill(leaf, "#4d7f2c")
         c.shade(leaf, 5, light="#d9f08a", dark="#13300e", lit=1.6, dim=0.95)
-    stem = c.stroke([(612, 324), (614, 306), (624, 292)], [9, 7.5, 9])
+    stem = c.stroke("612,324 614,306 624,292", [9, 7.5, 9])
     c.fill(stem, "#6f9a3a")
     c.shade(stem, 4, light="#e9f7a4", dark="#1d3a12", lit=1.5, dim=0.95)
     return c

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:
@@ -19,7 +20,9 @@ import _folk  # noqa: E402
 import _garden  # noqa: E402
 import _meat  # noqa: E402
 import _photo  # noqa: E402
-from _brush import Canvas, save  # noqa: E402
+import _pixels  # noqa: E402
+import _tools  # noqa: E402
+from _brush import Canvas  # noqa: E402
 
 Picture = NDArray[np.uint8]
 
@@ -46,12 +49,10 @@ def _campsite() -> dict[str, Picture]:
 DRAWINGS: dict[str, Callable[[], dict[str, Picture]]] = {
     **{f.__name__: _single(f.__name__, f) for f in (_meat.steak, _meat.ribs, _meat.drumstick, _meat.sausage, _meat.skewer)},
     **{f.__name__: _single(f.__name__, f) for f in (_garden.corn, _garden.pepper, _garden.mushroom, _garden.onion_ring, _garden.egg)},
-    **{f.__name__: _single(f.__name__, f) for f in (_camp.plate, _camp.log, _camp.campfire, _camp.flame, _camp.sticks)},
-    **{
-        f.__name__: _single(f.__name__, f)
-        for f in (_camp.grill_fork, _camp.tongs, _camp.marshmallow, _camp.pixel_log, _camp.pixel_campfire)
-    },
+    **{f.__name__: _single(f.__name__, f) for f in (_camp.plate, _camp.log, _camp.campfire, _camp.flame)},
+    **{f.__name__: _single(f.__name__, f) for f in (_tools.sticks, _tools.grill_fork, _tools.tongs, _tools.marshmallow)},
     **{f.__name__: _single(f.__name__, f) for f in (_folk.camper, _folk.camp_dog)},
+    **{f.__name__: _single(f.__name__, f) for f in (_pixels.pixel_log, _pixels.pixel_campfire)},
     "carrot": _carrot,
     "campsite": _campsite,
 }
@@ -61,6 +62,14 @@ def draw(names: list[str]) -> Iterator[tuple[str, Picture]]:
     """(path, picture) of each file of the named drawings, one after the other."""
     for name in names:
         yield from DRAWINGS[name]().items()
+
+
+def save(path: Path, picture: Picture) -> None:
+    """Write a PNG, small, aside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    Image.fromarray(picture).save(aside, format="PNG", optimize=True)
+    aside.replace(path)
 
 
 def main() -> None:
