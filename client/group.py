@@ -18,7 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-if sys.platform == "win32":
+if sys.platform == "win32":  # pragma: no cover
     from . import winjob
 
     FLAGS = winjob.FLAGS
@@ -66,7 +66,7 @@ class ChildGroup:
             for fd in inherited:
                 os.close(fd)
         self._job: int | None = None
-        if sys.platform == "win32":
+        if sys.platform == "win32":  # pragma: no cover
             self._job = winjob.confine(self._popen)
         self.pid = self._popen.pid
         self.stdin, self.stdout, self.stderr = _pipe(self._popen.stdin), _pipe(self._popen.stdout), _pipe(self._popen.stderr)
@@ -78,7 +78,7 @@ class ChildGroup:
         with self._guard:
             if self._reaped or self._popen.returncode is not None:
                 return True
-            if sys.platform == "win32" or not hasattr(os, "waitid"):  # macOS has it from Python 3.13 on
+            if sys.platform == "win32" or not hasattr(os, "waitid"):  # pragma: no cover  # macOS has it from Python 3.13 on
                 return self._popen.poll() is not None
             try:
                 return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -105,12 +105,12 @@ class ChildGroup:
         if self._lifeline is not None:
             os.close(self._lifeline)
             self._lifeline = None
-        if sys.platform == "win32" and self._job is not None:
+        if sys.platform == "win32" and self._job is not None:  # pragma: no cover
             winjob.close(self._job)
             self._job = None
 
     def _kill(self) -> None:
-        if sys.platform == "win32":
+        if sys.platform == "win32":  # pragma: no cover
             if self._job is not None:
                 winjob.kill(self._job)
             self._popen.kill()
@@ -148,7 +148,7 @@ def _pipe(stream: object) -> BinaryIO:
 
 def _widen(*streams: BinaryIO) -> None:
     """Larger pipes mean fewer wake-ups; a system that refuses keeps its own size."""
-    if sys.platform != "linux":
+    if sys.platform != "linux":  # pragma: no cover
         return
     import fcntl
 

@@ -29,6 +29,7 @@ from .obituary import explain
 
 TICK = 0.1  # seconds between two looks of the watch
 LINGER = 2.0  # seconds that a process may outlive its stream
+DRAIN = 1.0  # seconds without a byte after which what is left in a dead worker's pipes is given up: somebody else holds them open
 UNKILLABLE = 30.0  # seconds after which a killed process that doesn't end (a driver holds it) is given up
 STDERR_KEPT = 16384  # bytes
 SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"
@@ -213,11 +214,11 @@ class WorkerProcess:
             time.sleep(TICK if self._broken is None else TICK / 20)
         code = self._group.reap() if self._group.exited() else KILLED
         self._let_finish(self._reader)  # what it said before it died still counts
-        self._listener.join(1)
+        self._listener.join(DRAIN)
         self.reason = self._why(code)
         self.greeted.set()
         self._outbox.put(None)
-        self._sender.join(1)
+        self._sender.join(DRAIN)
         self._group.release()
         self._on_end(self.reason)
         self.ended.set()
@@ -242,7 +243,7 @@ class WorkerProcess:
     def _let_finish(self, reader: threading.Thread) -> None:
         """The pipe may hold much, or be held open by a process that left the group: wait as long as bytes come."""
         start = time.monotonic()
-        while reader.is_alive() and time.monotonic() < max(self._last_seen, start) + 1.0:
+        while reader.is_alive() and time.monotonic() < max(self._last_seen, start) + DRAIN:
             reader.join(TICK)
 
     def _why(self, code: int) -> Sam3dError:

@@ -143,6 +143,20 @@ def test_a_group_is_never_signalled_after_it_was_reaped(monkeypatch: pytest.Monk
     group.release()
 
 
+def test_a_forked_copy_lets_go() -> None:
+    """What runs in the copy, run here: our ends are closed, the process is left to the original."""
+    group = ChildGroup([sys.executable, "-c", "import sys; sys.stdin.read()"], dict(os.environ))
+    lifeline = group._lifeline
+    group._let_go()
+    assert all(stream.closed for stream in (group.stdin, group.stdout, group.stderr))
+    if lifeline is not None:
+        with pytest.raises(OSError):
+            os.fstat(lifeline)
+    assert group.exited(), "not its own"
+    assert os.waitpid(group.pid, 0)[1] == 0, "it has read the end"
+    group.release()
+
+
 def test_a_child_that_somebody_else_has_waited_for() -> None:
     group = ChildGroup([sys.executable, "-c", "pass"], dict(os.environ))
     for stream in (group.stdin, group.stdout, group.stderr):

@@ -86,7 +86,7 @@ def test_parent_that_stood_still() -> None:
     with parent("stopped") as (host, worker):
         assert said(host) == "stop me"
         os.kill(host.pid, signal.SIGSTOP)
-        time.sleep(4.0)
+        time.sleep(2.5)
         os.kill(host.pid, signal.SIGCONT)
         assert int(said(host)) == worker, "the same worker has answered"
         assert host.wait(LONG) == 0

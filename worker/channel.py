@@ -60,7 +60,7 @@ def complain(text: str) -> None:
 def claim_stdio() -> Channel:
     """Take stdin and stdout for the stream; what the process reads or prints afterwards goes elsewhere."""
     read_fd, write_fd = os.dup(0), os.dup(1)  # dup'ed descriptors aren't inherited by children (PEP 446)
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # pragma: no cover
         import msvcrt
 
         msvcrt.setmode(read_fd, os.O_BINARY)

@@ -19,7 +19,7 @@ def say(*words: object) -> None:
 
 def main(way: str) -> None:
     before = ["env", "-u", "SAM3D_LIFELINE_FD"] if way.startswith("bare-") else []
-    zoo = backend(before=before, silence=2.0 if way == "stopped" else 60.0)
+    zoo = backend(before=before, silence=1.2 if way == "stopped" else 60.0)
     say(zoo.start().pid)
     if way in ("idle", "bare-idle"):
         time.sleep(60)
@@ -56,8 +56,8 @@ def main(way: str) -> None:
     elif way == "interrupted":
         job = zoo.reconstruct(ask("steps", 20))
         first(job, Progress)
-        say("interrupt me")
         try:
+            say("interrupt me")
             job.result()
             time.sleep(60)
         except KeyboardInterrupt:

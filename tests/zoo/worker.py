@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from comfyui_sam3d.contract.errors import OptionError, Sam3dError
 from comfyui_sam3d.contract.request import ExportOptions, ReconstructRequest
 from comfyui_sam3d.contract.scene import Mesh, Scene, SceneObject
 from comfyui_sam3d.contract.version import PROTOCOL
+from comfyui_sam3d.worker import channel as channel_module
 from comfyui_sam3d.worker.channel import claim_stdio
 from comfyui_sam3d.worker.job import Job
 from comfyui_sam3d.worker.loop import serve
@@ -371,6 +372,18 @@ def frame(message: str, entries: str = "", body: bytes = b"") -> bytes:
 def dies_in_a_frame(request: ReconstructRequest, job: Job) -> Scene:
     os.write(STREAM[0], struct.pack("<QQ", 1000, 900) + b"{" * 100)
     os.kill(os.getpid(), signal.SIGKILL)
+    return scene(request)
+
+
+@animal
+def breaks_off(request: ReconstructRequest, job: Job) -> Scene:
+    """Runs out of memory in the middle of its answer's frame."""
+
+    def half(*_: object) -> Iterator[memoryview]:
+        yield memoryview(struct.pack("<QQ", 1000, 900))
+        raise MemoryError("no room for a copy")
+
+    channel_module.encode_frame = half
     return scene(request)
 
 
