@@ -400,7 +400,10 @@ def test_any_splats_come_back_from_ply_by_plyfile_and_by_us(splats: Splats) -> N
 
     back = read_splat_ply(data)
     assert np.array_equal(back.positions, splats.positions[good]) and np.array_equal(back.sh, splats.sh[good])
-    assert np.allclose(back.scales, np.maximum(splats.scales[good], 1e-12), rtol=2e-5)
+    sane = splats.scales[good] < 1e38  # the exponential of the largest float's logarithm may be infinite
+    assert np.allclose(back.scales[sane], np.maximum(splats.scales[good], 1e-12)[sane], rtol=2e-5)
+    if not sane.all():
+        return
     again = splat_ply(back)
     assert np.allclose(*(np.frombuffer(d[d.index(b"end_header\n") + 11 :], "<f4") for d in (data, again)), rtol=1e-5, atol=0.5)
 
