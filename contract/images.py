@@ -1,7 +1,7 @@
 """Pictures in: bytes, a path, a Pillow picture or an array -> `Picture(image, alpha)`, or an ImageError that says why not.
 
 Everything is checked on the file's header before a pixel is decoded: the format (a short list; no PSD, EPS, FITS and the
-like), the size, that it is one picture and not an animation. EXIF orientation is applied, an embedded colour profile is turned
+like), the size, that it is one picture and not an animation. EXIF orientation is applied, an embedded RGB or CMYK profile is turned
 into sRGB, 16 bits become 8 (the high byte). Alpha is straight, and colours under zero alpha stay as stored.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
 MAX_BYTES = 512 << 20  # of a file
 _KINDS = "Give a PNG, JPEG, WebP, BMP, TIFF or still GIF."
-_lock = threading.Lock()  # Python's warning filters are global; one reader at a time may change them
+_lock = threading.RLock()  # Python's warning filters are global; one reader at a time may change them
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,11 @@ def read_image(source: object, *, max_pixels: int = MAX_PIXELS) -> Picture:
 def _read_file(source: str | os.PathLike[str]) -> bytes:
     try:
         path = Path(source)
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ImageError(f"{path.name} has {size >> 20} MiB.", f"Pictures may have {MAX_BYTES >> 20} MiB.")
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a folder, or a pipe that never ends
+            raise ImageError(f"{path.name or path} is no file.", _KINDS)
+        if found.st_size > MAX_BYTES:
+            raise ImageError(f"{path.name} has {found.st_size >> 20} MiB.", f"Pictures may have {MAX_BYTES >> 20} MiB.")
         return path.read_bytes()
     except (OSError, ValueError, TypeError) as problem:  # ValueError: a null character in the name; TypeError: a PathLike of bytes
         reason = getattr(problem, "strerror", None) or problem

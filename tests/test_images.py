@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_paths(tmp_path: Path) -> None:
     path.write_bytes(encode(RGBA))
     for source in (path, str(path)):
         np.testing.assert_array_equal(read_image(source).image, COLOUR)
-    for bad in (tmp_path / "none.png", tmp_path, "a\0b", ""):
+    for bad in (tmp_path / "none.png", tmp_path, os.devnull, "a\0b", ""):
         with pytest.raises(ImageError) as caught:
             read_image(bad)
         assert caught.value.hint

@@ -182,6 +182,12 @@ def test_a_torch_tensor_wherever_it_comes_from() -> None:
         parse_masks(torch.from_numpy(BOX).bfloat16(), SIZE)
 
 
+def test_the_documentation_names_every_kind() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "masks.md").read_text("utf-8")
+    for kind in KINDS:
+        assert f"| `{kind}` |" in text
+
+
 # -- what is ambiguous is refused, and both readings are named
 
 FOUR = np.ones((4, 4, 4), bool)
@@ -539,7 +545,7 @@ def check_garbage(value: Any, kind: str | None, resize: bool, size: tuple[int, i
 garbage_test = given(garbage, kinds, st.booleans(), st.sampled_from([SMALL, (1, 1), (6, 2)]))
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @garbage_test
 def test_garbage_is_refused_in_our_words(value: Any, kind: str | None, resize: bool, size: tuple[int, int]) -> None:
     check_garbage(value, kind, resize, size)
