@@ -77,9 +77,13 @@ def find_pairs(
     else:
         finder = _Finder(folder, pair=pair, recursive=recursive, skip=skip)
         found = finder.of_folder()
-    base = table.parent if table is not None else folder
+    return select(found, table.parent if table is not None else folder, only, exclude)
+
+
+def select(pairs: Iterable[Pair], base: Path, only: Iterable[str] = (), exclude: Iterable[str] = ()) -> list[Pair]:
+    """Those that a glob of `only` fits (all, if there is none) and no glob of `exclude`; `base` is what paths are relative to."""
     wanted, unwanted = [_fold(g) for g in only], [_fold(g) for g in exclude]
-    return [p for p in found if (not wanted or _matches(p, base, wanted)) and not _matches(p, base, unwanted)]
+    return [p for p in pairs if (not wanted or _matches(p, base, wanted)) and not _matches(p, base, unwanted)]
 
 
 def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:

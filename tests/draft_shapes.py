@@ -102,7 +102,10 @@ def assert_closed(mesh: Mesh) -> trimesh.Trimesh:
     _, counts = np.unique(body.edges_sorted, axis=0, return_counts=True)
     assert (counts == 2).all()
     assert body.volume > 0
-    assert all(part.volume > 0 for part in body.split(only_watertight=False))
+    labels = trimesh.graph.connected_component_labels(body.face_adjacency, len(body.faces))
+    corners = body.triangles - body.vertices.mean(0)
+    volumes = np.bincount(labels, np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])))
+    assert (volumes > 0).all(), "each body"
     assert body.area_faces.min() > 0
     assert fans(body.faces) == len(np.unique(body.faces))
     return body
@@ -110,21 +113,17 @@ def assert_closed(mesh: Mesh) -> trimesh.Trimesh:
 
 def fans(faces: np.ndarray) -> int:
     """How many fans of faces there are around vertices, counted over all vertices: one each on a manifold."""
-    count = len(faces)
-    corner = np.arange(3 * count).reshape(count, 3)
-    owner: dict[tuple[int, int], tuple[int, int]] = {}
-    pairs = []
-    for f, (face, ids) in enumerate(zip(faces.tolist(), corner.tolist())):
-        for i in range(3):
-            j = (i + 1) % 3
-            other = owner.pop((face[j], face[i]), None)
-            if other is None:
-                owner[face[i], face[j]] = (ids[i], ids[j])
-            else:
-                pairs += [(ids[i], other[1]), (ids[j], other[0])]
-        del f
-    a, b = np.array(pairs).T
-    graph = coo_matrix((np.ones(len(a)), (a, b)), shape=(3 * count, 3 * count))
+    total = faces.max() + 1
+    corner = np.arange(faces.size).reshape(faces.shape)
+    ahead = np.roll(faces, -1, 1)
+    forward, backward = (faces * total + ahead).ravel(), (ahead * total + faces).ravel()
+    one, other = np.argsort(forward), np.argsort(backward)
+    assert np.array_equal(forward[one], backward[other])  # each edge meets its reverse
+    next_corner = np.roll(corner, -1, 1).ravel()
+    corner = corner.ravel()
+    # Along an edge, the corners of both faces at the same end belong to one fan.
+    pairs = np.concatenate([np.stack([corner[one], next_corner[other]], 1), np.stack([next_corner[one], corner[other]], 1)])
+    graph = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(faces.size, faces.size))
     return int(connected_components(graph, directed=False)[0])
 
 
@@ -205,9 +204,9 @@ def front_colours(scene: Scene, item: SceneObject, rows: np.ndarray, columns: np
 
 
 def figure_picture(side: int = 256) -> tuple[np.ndarray, np.ndarray]:
-    """(image, mask): a flat disc with a dark outline of 8 px, for the outline detection."""
+    """(image, mask): a flat disc with a dark outline of 5 px, for the outline detection."""
     drawn = Image.new("RGBA", (side, side))
     pen = ImageDraw.Draw(drawn)
-    pen.ellipse((20, 20, side - 20, side - 20), fill=(220, 120, 60, 255), outline=(20, 10, 5, 255), width=8)
+    pen.ellipse((20, 20, side - 20, side - 20), fill=(220, 120, 60, 255), outline=(20, 10, 5, 255), width=5)
     rgba = np.asarray(drawn)
     return rgba[..., :3].copy(), rgba[..., 3] >= 128

@@ -6,14 +6,14 @@ import hashlib
 import json
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ...contract.errors import ImageError, InputError, OptionError, PairingError, Sam3dError
 from ...contract.names import safe_filename
-from ...contract.pairing import IMAGE_SUFFIXES, Pair, find_pairs
+from ...contract.pairing import IMAGE_SUFFIXES, Pair, find_pairs, select
 from ...contract.request import ReconstructRequest
 from ..inputs import MaskOptions, make_request
 from ..settings import canonical, check_settings
@@ -110,9 +110,7 @@ def make_plan(options: BatchOptions, previous: Mapping[Identity, str] | None = N
 
     Raises PairingError where the source as a whole can't be used.
     """
-    pairs = find_pairs(
-        options.source, pair=options.pair, recursive=options.recursive, only=options.only, exclude=options.exclude, skip=options.out
-    )
+    pairs = find_pairs(options.source, pair=options.pair, recursive=options.recursive, skip=options.out)
     if options.masks.auto is not None and options.pair is None:
         pairs = [_with_auto_mask(pair) for pair in pairs]
     base = options.source if options.source.is_dir() else options.source.parent
@@ -122,7 +120,9 @@ def make_plan(options: BatchOptions, previous: Mapping[Identity, str] | None = N
         files = (_relative(pair.image, base), tuple(_relative(mask, base) for mask in pair.masks))
         seen[files] += 1
         items.append(_item(pair, (*files, seen[files]), options))
-    return _named(items, options, previous or {}, base)[: options.limit]
+    named = _named(items, options, previous or {})  # before any is left out: a filter changes no names
+    kept = {id(pair) for pair in select(pairs, base, options.only, options.exclude)}
+    return [item for item in named if id(item.pair) in kept][: options.limit]
 
 
 def request_of(item: Item, options: BatchOptions) -> ReconstructRequest:
@@ -217,15 +217,10 @@ def _base_name(item: Item, options: BatchOptions) -> str:
     return safe_filename(options.template.format(stem=item.pair.name, folder=folder, **values))
 
 
-def _named(items: Iterable[Item], options: BatchOptions, previous: Mapping[Identity, str], base: Path) -> list[Item]:
-    """Names as `unique_filenames` gives them, except that an item which had a name keeps it, and nobody gets a name that another one has."""
-    found = list(items)
+def _named(found: list[Item], options: BatchOptions, previous: Mapping[Identity, str]) -> list[Item]:
+    """Names as `unique_filenames` gives them, except that an item which had a name keeps it."""
     taken = {name.casefold() for name in RESERVED}
     names: dict[int, str] = {}
-    present = {item.identity for item in found}
-    for identity, name in previous.items():  # left out this time by --only or --limit, but still there: its result stays its own
-        if identity not in present and (base / identity[0]).exists():
-            taken.add(name.casefold())
     for number, item in enumerate(found):
         old, wanted = previous.get(item.identity), _base_name(item, options)
         if old is not None and old.casefold() not in taken and _is_numbered(old, wanted):
