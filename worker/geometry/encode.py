@@ -15,6 +15,7 @@ from ..job import Job, QuietJob
 from .files.glb import glb
 from .files.mesh_ply import mesh_ply
 from .files.obj import obj
+from .files.png import Textures
 from .files.splat import splat
 from .files.splat_ply import splat_ply
 from .files.stl import stl
@@ -31,7 +32,8 @@ def encode(scene: Scene, formats: Iterable[str], options: ExportOptions | None =
 
     With several objects and `options.objects`, also `objects/<name>.<suffix>` one by one, each in its own frame, for every mesh and splat
     format. An object without a mesh is left out of mesh files, one without splats out of splat files; a scene without any is an OutputError.
-    Raises OptionError for an unknown format and OutputError for geometry that can't be written, before anything is encoded.
+    Raises OptionError for an unknown format and OutputError for a missing or broken mesh before anything is encoded, and for splats without a
+    finite row when it comes to them.
     job: told between any two files and pictures; lets its JobCancelled pass.
     """
     options = options or ExportOptions()
@@ -40,15 +42,16 @@ def encode(scene: Scene, formats: Iterable[str], options: ExportOptions | None =
         _check(scene, kind)
     single = options.objects and len(scene.objects) > 1
     stems, mesh_stems = _stems(scene)
+    textures = Textures()
     tasks: list[Callable[[], dict[str, bytes]]] = []
     for kind in wanted:
         if kind in _PICTURES:
             continue
         stem, _, suffix = FORMATS[kind][0].rpartition(".")
-        tasks.append(partial(_write, scene, kind, stem, suffix, options))
+        tasks.append(partial(_write, scene, kind, stem, suffix, options, textures))
         for name, thing in zip(mesh_stems if kind == "mesh_ply" else stems, scene.objects if single else ()):
             if _has(thing, kind):
-                tasks.append(partial(_write, _alone(scene, thing), kind, f"objects/{name}", suffix, options))
+                tasks.append(partial(_write, _alone(scene, thing), kind, f"objects/{name}", suffix, options, textures))
     ticker = _Ticker(job or QuietJob(), len(tasks) + ("preview" in wanted) + options.turntable_frames * ("turntable" in wanted))
     files: dict[str, bytes] = {}
     for task in tasks:
@@ -108,17 +111,17 @@ def _alone(scene: Scene, thing: SceneObject) -> Scene:
     return scene.replace(objects=(thing.replace(pose=Pose()),), camera=None, files={})
 
 
-def _write(scene: Scene, kind: str, stem: str, suffix: str, options: ExportOptions) -> dict[str, bytes]:
+def _write(scene: Scene, kind: str, stem: str, suffix: str, options: ExportOptions, textures: Textures) -> dict[str, bytes]:
     name = f"{stem}.{suffix}"
     if kind == "glb":
-        return {name: glb(scene)}
+        return {name: glb(scene, textures)}
     if kind in SPLAT_FORMATS:
         splats = move_splats(all_splats(scene), FRAMES[options.ply_frame])
         return {name: splat_ply(splats) if kind == "ply" else splat(splats)}
     meshes = [(thing.name, place_mesh(thing.mesh, thing.pose)) for thing in scene.objects if thing.mesh is not None]
     if kind == "obj":
         folder, _, base = stem.rpartition("/")
-        return {f"{folder}/{file}" if folder else file: data for file, data in obj(meshes, base).items()}
+        return {f"{folder}/{file}" if folder else file: data for file, data in obj(meshes, base, textures).items()}
     if kind == "stl":
         return {name: stl([mesh for _, mesh in meshes])}
     # y_down is a habit of splat files, which splat viewers undo; no reader of meshes does, so there it would stand on its head.

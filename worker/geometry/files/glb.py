@@ -18,7 +18,7 @@ from ....contract.errors import OutputError
 from ....contract.scene import Camera, Mesh, Pose, Scene, SceneObject
 from ....contract.version import VERSION
 from ..surfaces import checked, textured, unit_normals
-from .png import png
+from .png import Textures
 
 GENERATOR = f"comfyui-sam3d {VERSION}"
 _ARRAY, _INDEX = 34962, 34963  # bufferView targets
@@ -28,9 +28,9 @@ _CLAMP = 33071
 _LARGEST = 2**32 - 1  # the container counts bytes in 32 bits
 
 
-def glb(scene: Scene) -> bytes:
-    """A .glb of every object that has a mesh. Raises OutputError for a mesh that is empty or not finite."""
-    writer = _Writer()
+def glb(scene: Scene, textures: Textures | None = None) -> bytes:
+    """A .glb of every object that has a mesh; `textures` may be shared with other files. Raises OutputError for a mesh that is empty or not finite."""
+    writer = _Writer(textures or Textures())
     for thing in scene.objects:
         if thing.mesh is not None:
             writer.add(thing, checked(thing.mesh, thing.name))
@@ -70,13 +70,14 @@ def linear_colors(colors: np.ndarray) -> np.ndarray:
 class _Writer:
     """Collects the JSON lists and the binary chunk; every chunk of data starts at a multiple of 4."""
 
-    def __init__(self) -> None:
+    def __init__(self, textures: Textures) -> None:
+        self.textures = textures
         self.json: dict[str, list[Any]] = {
             name: [] for name in ("nodes", "meshes", "materials", "textures", "images", "samplers", "accessors", "bufferViews")
         }
         self.parts: list[bytes | memoryview] = []
         self.length = 0
-        self.seen: dict[Any, int] = {}
+        self.images: dict[str, int] = {}
 
     def add(self, thing: SceneObject, mesh: Mesh) -> None:
         attributes = {"POSITION": self.accessor(mesh.vertices, "VEC3", _ARRAY, bounds=True)}
@@ -110,11 +111,11 @@ class _Writer:
         return self.once("textures", {"sampler": sampler, "source": self.image(mesh.texture)})
 
     def image(self, texture: np.ndarray) -> int:
-        key = ("image", texture.shape, texture.tobytes())
-        if key not in self.seen:
-            self.json["images"].append({"bufferView": self.view(png(texture)), "mimeType": "image/png"})
-            self.seen[key] = len(self.json["images"]) - 1
-        return self.seen[key]
+        key, data = self.textures.png(texture)
+        if key not in self.images:
+            self.images[key] = len(self.images)
+            self.json["images"].append({"bufferView": self.view(data), "mimeType": "image/png"})
+        return self.images[key]
 
     def once(self, where: str, entry: dict[str, Any]) -> int:
         """The index of `entry` in its list; equal entries are written once."""

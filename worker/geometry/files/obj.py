@@ -8,15 +8,17 @@ import numpy as np
 
 from ....contract.scene import Mesh
 from ..surfaces import textured, unit_normals
-from .png import png
+from .png import Textures
 
 
-def obj(meshes: Sequence[tuple[str, Mesh]], stem: str = "model") -> dict[str, bytes]:
+def obj(meshes: Sequence[tuple[str, Mesh]], stem: str = "model", textures: Textures | None = None) -> dict[str, bytes]:
     """`stem`.obj, `stem`.mtl and a PNG for each different texture (`stem`.png, `stem`-2.png, ...), of (name, placed mesh) pairs.
 
     Names are written as one word. Meshes without a texture carry their colours behind the positions, as most readers understand.
     """
-    text, library, pictures = [f"mtllib {stem}.mtl\n"], [], {}
+    textures = textures or Textures()
+    text, library = [f"mtllib {stem}.mtl\n"], []
+    pictures: dict[str, tuple[str, bytes]] = {}  # a texture's key -> file name and bytes
     offset, uv_offset = 1, 1  # OBJ counts from 1, over the whole file
     for number, (name, mesh) in enumerate(meshes, start=1):
         word = "_".join(name.split()) or "object"
@@ -39,9 +41,8 @@ def obj(meshes: Sequence[tuple[str, Mesh]], stem: str = "model") -> dict[str, by
         library.append(f"newmtl material_{number}\nKa 0 0 0\nKd 1 1 1\nKs 0 0 0\nillum 1\n")
         if textured(mesh):
             assert mesh.texture is not None
-            key = (mesh.texture.shape, mesh.texture.tobytes())
-            if key not in pictures:
-                pictures[key] = (f"{stem}.png" if not pictures else f"{stem}-{len(pictures) + 1}.png", png(mesh.texture))
+            key, data = textures.png(mesh.texture)
+            pictures.setdefault(key, (f"{stem}.png" if not pictures else f"{stem}-{len(pictures) + 1}.png", data))
             library.append(f"map_Kd {pictures[key][0]}\n")
     files = {f"{stem}.obj": "".join(text).encode("utf-8", "replace"), f"{stem}.mtl": "".join(library).encode("utf-8", "replace")}
     return files | dict(pictures.values())

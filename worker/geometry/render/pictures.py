@@ -31,7 +31,7 @@ def preview(scene: Scene, size: int = 512) -> bytes:
         picture = render_splats(scene, camera, size, size)
     else:
         picture = MeshRenderer(scene).render(camera, size, size)
-    return png(_Paper(scene).under(picture, camera), level=6)
+    return png(_Paper(scene).under(picture, camera))
 
 
 def turntable(scene: Scene, size: int = 512, frames: int = 24, step: Callable[[], None] = lambda: None) -> bytes:
