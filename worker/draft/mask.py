@@ -173,9 +173,15 @@ def resample(sprite: Sprite, longest: int, *, nearest: bool = False) -> Sprite:
     if mask.sum() < 0.8 * sprite.mask.sum() * scale**2:  # lines thinner than a new pixel: thicken them first
         coverage = scaled(ndimage.maximum_filter(sprite.coverage, math.ceil(1 / scale)), Image.Resampling.BILINEAR)
         mask = coverage >= sprite.threshold
+    if nearest:
+        near = nearest_false(~sprite.mask)
+        rgb = scaled(sprite.rgb[near[0], near[1]], Image.Resampling.NEAREST)
+    else:  # Pillow weights the colours of an RGBA picture by its alpha: no background leaks in
+        opacity = (np.maximum(sprite.coverage, sprite.mask) * np.float32(255)).astype(np.uint8)
+        rgb = scaled(np.dstack([sprite.rgb, opacity]), Image.Resampling.BICUBIC)[..., :3]
     return replace(
         sprite,
-        rgb=scaled(sprite.rgb, Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC),
+        rgb=rgb,
         coverage=coverage,
         mask=mask,
         left=sprite.left + (corner[1] - extra) * sprite.zoom,

@@ -14,6 +14,7 @@ from scipy import ndimage
 from .mask import EIGHT, Sprite, distance_inside, distance_to, nearest_false, shrink
 
 INK = 0.07  # mean difference of the channels below which a colour is that of the drawn outline
+DEEP = 0.035  # share of the longest side that a drawn outline may be wide; small icons have wide ones
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)
 
 
@@ -60,7 +61,7 @@ def find_rim(p: Palette, *, pixel_art: bool = False) -> Rim:
     if pixel_art:
         return Rim(0.0, 0.0)
     inset = 0.008 * p.side
-    deep = max(4.0 / p.factor, 0.025 * p.side)
+    deep = max(4.0 / p.factor, DEEP * p.side)
     wide = ndimage.maximum_filter(p.depth, 2 * int(deep) + 1) > 1.2 * deep
     rim = wide & (p.depth > 0) & (p.depth < deep)
     if not rim.any():
@@ -79,6 +80,14 @@ def find_rim(p: Palette, *, pixel_art: bool = False) -> Rim:
     if width >= deep - 1:
         return Rim(0.0, inset)
     ink = np.median(p.rgb[wide & (p.depth > 0.5) & (p.depth < max(width - 1, 1.5))], axis=0)
+    # Where only some of the outline is wide, the medians above stop early; its colour tells how far it reaches.
+    inked = np.abs(p.rgb[rim] - ink).mean(1) < INK
+    shares = np.array([inked[bins == k].mean() if (bins == k).any() else 0.0 for k in range(1, count + 1)])
+    reach = int(width)
+    while reach < count and shares[reach] > 0.35 * shares[: int(width)].max():
+        reach += 1
+    if reach < deep - 1:  # else the object itself is as dark
+        width = float(reach)
     return Rim(width, max(inset, width + 1.0), ink)
 
 
@@ -99,9 +108,7 @@ def bleed(p: Palette, rim: Rim) -> tuple[np.ndarray, np.ndarray]:
         # Lines inside the picture end at the rim; bled, they would become black patches. The next colour beyond the line serves better.
         line = ndimage.binary_dilation(np.abs(p.rgb - rim.ink).mean(2) < INK, EIGHT, 2)
         plain = source & ~line
-        outer = np.where(
-            line & (p.depth < max(0.025 * p.side, rim.inset)), np.float32(0), outer
-        )  # also where the outline is wider than most of it
+        outer = np.where(line & (p.depth < 1.25 * rim.inset), np.float32(0), outer)
         if plain.any():
             beyond = nearest_false(~plain)
             near = np.where(distance_to(beyond) <= distance_to(near) + 2 * rim.inset, beyond, near)

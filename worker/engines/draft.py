@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ...contract.request import ReconstructRequest
 from ...contract.scene import Camera, Pose, Scene, SceneObject
-from ..draft.inflate import Inflated, inflate
+from ..draft.inflate import STAGES, Inflated, inflate
 from ..job import Job
 
 HONESTY = "Made by the draft engine: the front is the picture; thickness and back are guesses."
-SPLAT_OUTPUTS = {"ply", "splat", "preview", "turntable"}
 
 
 def reconstruct(request: ReconstructRequest, job: Job) -> Scene:
@@ -20,9 +19,8 @@ def reconstruct(request: ReconstructRequest, job: Job) -> Scene:
     picture's pixels. The seed changes nothing. Raises InputErrors, and JobCancelled from `job`.
     """
     count = len(request.masks)
-    job.step("inflate", 0, count)
-    with_splats = not request.outputs or bool(SPLAT_OUTPUTS & set(request.outputs))
-    made = [inflate(request, index, job, with_splats=with_splats) for index in range(count)]
+    job.step("inflate", 0, count * len(STAGES))
+    made = [inflate(request, index, job) for index in range(count)]
     poses, camera = _place(request, made)
     objects = tuple(
         SceneObject(name=name, mesh=item.mesh, splats=item.splats, pose=pose, info=item.info)
