@@ -68,7 +68,7 @@ def camper() -> Canvas:
     part(c, body, coat, 30)
     x, y = body.xy()
     check = 0.5 * (smoothstep(0.55, 0.7, np.cos((x - 256) / 40 * 2 * np.pi)) + smoothstep(0.55, 0.7, np.cos((y - 300) / 40 * 2 * np.pi)))
-    c.wash(body, "#8c2320", 0.55 * check * body.cover())
+    c.wash(body, "#8c2320", 0.85 * check * body.cover())
     c.fill(c.stroke("256,262 257,330 256,408", 3.4), INK, 0.8, body)
     for by in (312, 346, 380):
         c.fill(c.ellipse(266, by, 5, 5), INK, within=body)

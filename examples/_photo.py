@@ -109,7 +109,8 @@ def _mug() -> Canvas:
         * smoothstep(392, 340, y)
         * body.cover(),
     )
-    c.wash(body, "#ff9a45", 0.6 * smoothstep(0.72, 0.97, u) * body.cover())
+    c.wash(body, "#0c2430", 0.5 * smoothstep(0.55, 0.9, u) * body.cover())
+    c.wash(body, "#ff9a45", 0.55 * np.exp(-(((u - 0.93) / 0.035) ** 2)) * body.cover())
     c.wash(body, "#081820", 0.5 * smoothstep(372, 398, y + 12 * u**2) * body.cover())
     c.speckle(body, 210, (0.5, 1.7), ["#d7e8e6", "#a9c8cc"], 311, depth=3, opacity=0.75)
     rim = c.ellipse(160, 214, 78, 19)
@@ -186,8 +187,9 @@ def _burger() -> Canvas:
         seed = c.ellipse(sx, sy, 4.2, 2.5, turn, margin=3)
         c.fill(seed, mix("#f2d9a0", "#fff3d2", rng.random()), within=top)
         c.fill(c.ellipse(sx + 0.7, sy + 0.7, 2.6, 1.3, turn, margin=3), "#d9b06a", 0.6, seed)
-    for s in (top, patty, bottom):  # the fire behind, on the right
-        c.wash(s, "#ff9a45", 0.4 * smoothstep(-6, 0, s.d) * smoothstep(430, 505, s.xy()[0]) * s.cover())
+    c.wash(
+        top, "#ff9a45", 0.4 * smoothstep(-6, 0, top.d) * smoothstep(430, 505, x) * smoothstep(320, 280, y) * top.cover()
+    )  # the fire behind
     return c
 
 
