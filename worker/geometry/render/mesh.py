@@ -73,10 +73,10 @@ class MeshRenderer:
         for number, surface in enumerate(self.surfaces):
             if textured(surface.mesh):
                 theirs = owner == number
-                mine = slice(None) if len(self.surfaces) == 1 else np.flatnonzero(theirs[face])
-                pixels = len(colors) if len(self.surfaces) == 1 else len(mine)
-                if pixels:
-                    colors[mine] = surface.sample(self.values[self.faces[shown[theirs]], :2], area[theirs], mixed[mine, :2])
+                mine = np.flatnonzero(theirs[face])
+                if len(mine):
+                    uvs = mixed[:, :2] if len(mine) == len(mixed) else mixed[mine, :2]
+                    colors[mine] = surface.sample(self.values[self.faces[shown[theirs]], :2], area[theirs], uvs)
         return colors
 
 
@@ -183,7 +183,10 @@ def _row_of(face: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def _reduce(image: np.ndarray, factor: int) -> np.ndarray:
     """Premultiplied float32 (H f, W f, 4), colours 0..255 and alpha 0..1 -> uint8 (H, W, 4), straight alpha."""
-    total = sum(image[row::factor, column::factor] for row in range(factor) for column in range(factor))
+    total = np.zeros((image.shape[0] // factor, image.shape[1] // factor, 4), np.float32)
+    for row in range(factor):
+        for column in range(factor):
+            total += image[row::factor, column::factor]
     covered = total[:, :, 3:]
     total[:, :, :3] /= np.maximum(covered, 1)
     total[:, :, 3:] = covered * np.float32(255 / factor**2)

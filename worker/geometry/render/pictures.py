@@ -30,7 +30,7 @@ def preview(scene: Scene, size: int = 512) -> bytes:
     if any(thing.splats is not None for thing in scene.objects):
         picture = render_splats(scene, camera, size, size)
     else:
-        picture = MeshRenderer(scene).render(camera, size, size)
+        picture = MeshRenderer(scene).render(camera, size, size, supersample=2 if size <= 1024 else 1)  # memory
     return png(_Paper(scene).under(picture, camera))
 
 

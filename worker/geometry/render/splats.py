@@ -7,6 +7,8 @@ Source of the constants (low-pass 0.3 px^2, 1/255, 0.99): spec/postprocess.md se
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ....contract.scene import Camera, Scene, Splats
@@ -21,6 +23,28 @@ _DONE = 1e-3  # light left in a pixel below which nothing behind it is drawn
 _BLOCK = 1 << 20  # pairs
 
 
+@dataclass
+class _Ellipses:
+    """Splats in the picture. xy: centres (N, 2) px; a, b, c: inverse covariance, a dx^2 + 2 b dx dy + c dy^2; cut: the value of that at which
+    a splat turns faint; color (N, 3); distance: from the camera."""
+
+    xy: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    cut: np.ndarray
+    opacity: np.ndarray
+    color: np.ndarray
+    distance: np.ndarray
+
+    def __getitem__(self, which: np.ndarray | slice) -> _Ellipses:
+        return _Ellipses(*(column[which] for column in vars(self).values()))
+
+    @property
+    def det(self) -> np.ndarray:
+        return self.a * self.c - self.b * self.b
+
+
 def render_splats(what: Scene | Splats, camera: Camera, width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 4), sRGB, straight alpha. Splats behind `znear` (perspective) and broken rows are left out."""
     placed = [place_splats(o.splats, o.pose) for o in what.objects if o.splats is not None] if isinstance(what, Scene) else [what]
@@ -28,9 +52,8 @@ def render_splats(what: Scene | Splats, camera: Camera, width: int, height: int)
         parts = [_project(splats, camera, width, height) for splats in placed if len(splats.positions)]
     image, light = np.zeros((height * width, 3), np.float32), np.ones(height * width, np.float32)
     if parts:
-        xy, conic, cut, opacity, color, distance = (np.concatenate(columns) for columns in zip(*parts))
-        order = np.argsort(distance, kind="stable")
-        _composite(*(column[order] for column in (xy, conic, cut, opacity, color)), width, height, image, light)
+        seen = _Ellipses(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts))))
+        _composite(seen[np.argsort(seen.distance, kind="stable")], width, height, image, light)
     alpha = 1 - light
     out = np.empty((height, width, 4), np.uint8)
     out[:, :, :3] = np.clip(np.round(255 * image / np.maximum(alpha, 1e-6)[:, None]), 0, 255).reshape(height, width, 3)
@@ -38,8 +61,8 @@ def render_splats(what: Scene | Splats, camera: Camera, width: int, height: int)
     return out
 
 
-def _project(splats: Splats, camera: Camera, width: int, height: int) -> tuple[np.ndarray, ...]:
-    """The splats that can be seen: centre (N, 2) px, inverse covariance (N, 3), half extent (N, 2) px, opacity, colour, distance."""
+def _project(splats: Splats, camera: Camera, width: int, height: int) -> _Ellipses:
+    """The splats that can be seen."""
     points = to_camera(camera, splats.positions)
     xy, distance = project(camera, width, height, points)
     across, down = focal(camera, width, height)
@@ -65,8 +88,9 @@ def _project(splats: Splats, camera: Camera, width: int, height: int) -> tuple[n
     if camera.kind == "perspective":
         keep &= distance > camera.znear
     keep &= np.isfinite(splats.sh[:, 0]).all(axis=1)
-    conic = np.stack([yy, -xy_, xx], axis=1)[keep] / det[keep, None]
-    return xy[keep], conic, cut[keep], opacity[keep], _colors(splats, camera, keep), distance[keep]
+    found = _Ellipses(xy, yy / det, -xy_ / det, xx / det, cut, opacity, splats.sh[:, 0], distance)[keep]
+    found.color = _colors(splats, camera, keep)
+    return found
 
 
 def _colors(splats: Splats, camera: Camera, keep: np.ndarray) -> np.ndarray:
@@ -82,63 +106,50 @@ def _colors(splats: Splats, camera: Camera, keep: np.ndarray) -> np.ndarray:
     return np.maximum(values + 0.5, 0).astype(np.float32)
 
 
-def _composite(
-    xy: np.ndarray, conic: np.ndarray, cut: np.ndarray, opacity: np.ndarray, color: np.ndarray,
-    width: int, height: int, image: np.ndarray, light: np.ndarray,
-) -> None:  # fmt: skip
+def _composite(splats: _Ellipses, width: int, height: int, image: np.ndarray, light: np.ndarray) -> None:
     """Blend splats, nearest first, into image (H W, 3); light (H W,) is what still shines through."""
-    a, b, c = conic.T
-    det = a * c - b * b
-    tall = np.sqrt(cut * a / det)  # half height of the ellipse
-    top = np.clip(np.ceil(xy[:, 1] - tall - 0.5), 0, height).astype(np.int32)
-    rows = np.maximum(np.clip(np.floor(xy[:, 1] + tall + 0.5), 0, height).astype(np.int32) - top, 0)
-    pairs = np.cumsum(np.pi * cut / np.sqrt(det) + rows)
-    ends = np.searchsorted(pairs, np.arange(_BLOCK, (pairs[-1] if len(pairs) else 0) + _BLOCK, _BLOCK), side="right")
+    tall = np.sqrt(splats.cut * splats.a / splats.det)  # half height of the ellipse
+    top = np.clip(np.ceil(splats.xy[:, 1] - tall - 0.5), 0, height).astype(np.int32)
+    rows = np.maximum(np.clip(np.floor(splats.xy[:, 1] + tall + 0.5), 0, height).astype(np.int32) - top, 0)
+    pairs = np.cumsum(np.pi * splats.cut / np.sqrt(splats.det) + rows)  # about as many as there will be
     start = 0
-    for end in (*ends.tolist(), len(xy)):
-        end = max(end, min(start + 1, len(xy)))
-        if end > start:
-            block = slice(start, end)
-            values = (item[block] for item in (xy, a, b, c, det, cut, opacity, color, top, rows))
-            _blend(*values, width, image, light)
-            start = end
+    while start < len(rows):
+        before = pairs[start - 1] if start else 0
+        end = max(int(np.searchsorted(pairs, before + _BLOCK, side="right")), start + 1)
+        _blend(splats[start:end], top[start:end], rows[start:end], width, image, light)
+        start = end
 
 
-def _blend(
-    xy: np.ndarray, a: np.ndarray, b: np.ndarray, c: np.ndarray, det: np.ndarray, cut: np.ndarray, opacity: np.ndarray, color: np.ndarray,
-    top: np.ndarray, rows: np.ndarray, width: int, image: np.ndarray, light: np.ndarray,
-) -> None:  # fmt: skip
-    """One block of splats in depth order."""
+def _blend(splats: _Ellipses, top: np.ndarray, rows: np.ndarray, width: int, image: np.ndarray, light: np.ndarray) -> None:
+    """One block of splats in depth order; each covers `rows` rows from `top` down."""
     from scipy.sparse import csr_matrix
 
     owner, step = expand(rows)
     y = top[owner] + step
-    dy = y + np.float32(0.5) - xy[owner, 1]
-    middle = xy[owner, 0] - b[owner] / a[owner] * dy
-    half = np.sqrt(np.maximum(cut[owner] * a[owner] - det[owner] * dy * dy, 0)) / a[owner]
-    left = np.clip(np.ceil(middle - half - 0.5), 0, width).astype(np.int32)
-    right = np.clip(np.floor(middle + half + 0.5), 0, width).astype(np.int32)
-    left += y * width
-    right += y * width
+    dy = y + np.float32(0.5) - splats.xy[owner, 1]
+    a = splats.a[owner]
+    middle = splats.xy[owner, 0] - splats.b[owner] / a * dy
+    half = np.sqrt(np.maximum(splats.cut[owner] * a - splats.det[owner] * dy * dy, 0)) / a
+    left = np.clip(np.ceil(middle - half - 0.5), 0, width).astype(np.int32) + y * width
+    right = np.clip(np.floor(middle + half + 0.5), 0, width).astype(np.int32) + y * width
     unfinished = np.concatenate([[0], np.cumsum(light > _DONE)])
-    alive = np.flatnonzero((right > left) & (unfinished[right] > unfinished[left])) if len(left) else np.zeros(0, np.int64)
+    alive = np.flatnonzero((right > left) & (unfinished[right] > unfinished[left]))
     owner, dy, left, right = owner[alive], dy[alive], left[alive], right[alive]
 
     row, step = expand(right - left)
     pixel = left[row] + step
-    dx = (left % width + np.float32(0.5) - xy[owner, 0])[row] + step
-    # power = (a dx^2 + 2 b dx dy + c dy^2) / 2, with what doesn't change along a row taken out of the inner loop
-    linear, constant = b[owner] * dy, 0.5 * c[owner] * dy * dy - np.log(opacity[owner])
-    alpha = np.exp(-((0.5 * a[owner])[row] * dx + linear[row]) * dx - constant[row])
+    dx = (left % width + np.float32(0.5) - splats.xy[owner, 0])[row] + step.astype(np.float32)
+    # (a dx^2 + 2 b dx dy + c dy^2) / 2, with what doesn't change along a row taken out
+    linear, constant = splats.b[owner] * dy, 0.5 * splats.c[owner] * dy * dy - np.log(splats.opacity[owner])
+    alpha = np.exp(-((0.5 * splats.a[owner])[row] * dx + linear[row]) * dx - constant[row])
     np.minimum(alpha, _OPAQUE, out=alpha)
 
-    count = np.bincount(owner, weights=right - left, minlength=len(xy)).astype(np.int64)
-    table = csr_matrix((alpha, pixel, np.concatenate([[0], np.cumsum(count)])), shape=(len(xy), len(light))).tocsc()
-    through = np.log1p(-table.data.astype(np.float64))
-    behind = np.concatenate([[0.0], np.cumsum(through)])
-    start, end = behind[table.indptr[:-1]], behind[table.indptr[1:]]
-    per_pixel = np.diff(table.indptr)
-    in_front = np.exp(behind[:-1] - np.repeat(start - np.log(np.maximum(light, 1e-30)), per_pixel))
-    weights = (in_front * table.data).astype(np.float32)
-    image += csr_matrix((weights, table.indices, table.indptr), shape=(len(light), len(xy))) @ color
+    count = np.bincount(owner, weights=right - left, minlength=len(rows)).astype(np.int64)
+    table = csr_matrix((alpha, pixel, np.concatenate([[0], np.cumsum(count)])), shape=(len(rows), len(light))).tocsc()
+    # Now pixel by pixel, nearest first: what shines through to each splat is the product over those before it.
+    through = np.concatenate([[0.0], np.cumsum(np.log1p(-table.data.astype(np.float64)))])
+    start, end = through[table.indptr[:-1]], through[table.indptr[1:]]
+    arriving = np.exp(through[:-1] + np.repeat(np.log(np.maximum(light, 1e-30)) - start, np.diff(table.indptr)))
+    weights = (arriving * table.data).astype(np.float32)
+    image += csr_matrix((weights, table.indices, table.indptr), shape=(len(light), len(rows))) @ splats.color
     light *= np.exp(end - start).astype(np.float32)
