@@ -110,7 +110,10 @@ def test_the_real_worker_says_hello(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3D_WORKER_PYTHON", sys.executable)
     with open_backend() as backend:
         hello = backend.start()
-    assert "draft" in hello.engines and hello.python.startswith("3.")
+        assert "draft" in hello.engines and hello.python.startswith("3.")
+        if "sam3d" not in hello.engines:
+            with pytest.raises(SetupError, match="isn't in this version"):
+                backend.reconstruct(ask("tame", engine="sam3d")).result()
 
 
 def test_one_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,10 @@ def main(way: str) -> None:
         first(zoo.reconstruct(ask("sleeps", 60)), Progress)
         say("leaving")
     elif way == "stopped":
+        job = zoo.reconstruct(ask("answers_late", 16 << 20))
+        first(job, Progress)
         say("stop me")
-        time.sleep(0.5)
+        assert len(job.result().parameters["big"]) == 16 << 20
         assert zoo.state is State.READY
         say(zoo.reconstruct(ask("tame")).result().parameters["pid"])
     elif way == "interrupted":

@@ -86,7 +86,16 @@ def chatters(request: ReconstructRequest, job: Job) -> Scene:
 @animal
 def answers(request: ReconstructRequest, job: Job) -> Scene:
     """An answer of `seed` bytes."""
+    job.step("answer", 0, 1)
     return scene(request, big=np.full(request.seed, 7, np.uint8))
+
+
+@animal
+def answers_late(request: ReconstructRequest, job: Job) -> Scene:
+    """The same, after half a second."""
+    job.step("late", 0, 1)
+    time.sleep(0.5)
+    return answers(request, job)
 
 
 @animal
