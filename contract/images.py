@@ -161,7 +161,7 @@ def alpha_of(picture: Image) -> np.ndarray | None:
     """A Pillow picture's alpha, uint8 (H, W), or None if it has none."""
     if not has_alpha(picture):
         return None
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I"):  # 16 bits of grey; older Pillows call them I
         return np.where(np.asarray(picture) == picture.info["transparency"], 0, 255).astype(np.uint8)
     return np.array(picture.convert("RGBA"), np.uint8)[..., 3]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import EmptyMaskError, ImageError, MaskSizeError, OptionError
+from .errors import EmptyMaskError, ImageError, MaskError, MaskSizeError, OptionError
 from .record import Record, array, content_key, limits, pack
 
 ENGINES = ("auto", "draft", "sam3d")
@@ -99,7 +99,8 @@ class ReconstructRequest(Record):
     def check(self) -> None:
         count = len(self.masks)
         if not 1 <= count <= MAX_MASKS:
-            raise EmptyMaskError(f"A request needs 1 to {MAX_MASKS} masks, this one has {count}.", "Give one mask for each object.")
+            kind = MaskError if count else EmptyMaskError
+            raise kind(f"A request needs 1 to {MAX_MASKS} masks, this one has {count}.", "Give one mask for each object.")
         for index, mask in enumerate(self.masks):
             if not mask.any():
                 raise EmptyMaskError(f"Mask {index + 1} of {count} is empty.")

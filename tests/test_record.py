@@ -15,7 +15,16 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from comfyui_sam3d.contract import errors
-from comfyui_sam3d.contract.errors import EngineError, ImageError, InputError, MaskSizeError, OptionError, ProtocolError, Sam3dError
+from comfyui_sam3d.contract.errors import (
+    EngineError,
+    ImageError,
+    InputError,
+    MaskError,
+    MaskSizeError,
+    OptionError,
+    ProtocolError,
+    Sam3dError,
+)
 from comfyui_sam3d.contract.frames import CHUNK, MAX_FRAME, encode_frame, read_frame, write_frame
 from comfyui_sam3d.contract.messages import FROM_CLIENT, FROM_WORKER, from_wire, to_wire
 from comfyui_sam3d.contract.names import safe_filename, unique_filenames
@@ -407,6 +416,8 @@ def test_requests_say_what_is_wrong() -> None:
         good.replace(masks=np.stack([good.masks[0], good.masks[0] & False]))
     with pytest.raises(InputError, match="masks, this one has 0"):
         good.replace(masks=np.zeros((0, 4, 5), bool), names=())
+    with pytest.raises(MaskError, match="has 257"):
+        good.replace(masks=np.ones((257, 4, 5), bool), names=())
     for change in ({"names": ("a", "a")}, {"names": ("a",)}, {"names": ("a", "")}, {"outputs": ("glb", "gif")}, {"quality": "ultra"}):
         with pytest.raises(OptionError):
             good.replace(**change)
