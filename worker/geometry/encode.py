@@ -31,9 +31,9 @@ def encode(scene: Scene, formats: Iterable[str], options: ExportOptions | None =
     """File name -> bytes, for each format the whole scene: GLB with a node per object, the others with the poses applied.
 
     With several objects and `options.objects`, also `objects/<name>.<suffix>` one by one, each in its own frame, for every mesh and splat
-    format. An object without a mesh is left out of mesh files, one without splats out of splat files; a scene without any is an OutputError.
-    Raises OptionError for an unknown format and OutputError for a missing or broken mesh before anything is encoded, and for splats without a
-    finite row when it comes to them.
+    format. An object without a mesh is left out of mesh files, one without splats out of splat files; a scene without any is an
+    OutputError. Raises OptionError for an unknown format and OutputError for a missing or broken mesh before anything is encoded, and for
+    splats without a finite row when it comes to them.
     job: told between any two files and pictures; lets its JobCancelled pass.
     """
     options = options or ExportOptions()

@@ -1,8 +1,8 @@
 """glTF 2.0 binary: one node per object with its pose, one mesh each, textures embedded as PNG and shared.
 
-Materials are metallic-roughness with metallicFactor 0 (glTF's default of 1 looks black without an environment). The scene's camera stands in
-`cameras`, where a program finds it, but no node holds it: importers that instantiate camera nodes (Godot even looks through the first one)
-must not get one with every prop. Its pose is in the camera's `extras`. Same scene, same bytes.
+Materials are metallic-roughness with metallicFactor 0 (glTF's default of 1 looks black without an environment). The scene's camera stands
+in `cameras`, where a program finds it, but no node holds it: importers that instantiate camera nodes (Godot even looks through the first
+one) must not get one with every prop. Its pose is in the camera's `extras`. Same scene, same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ _LARGEST = 2**32 - 1  # the container counts bytes in 32 bits
 
 
 def glb(scene: Scene, textures: Textures | None = None) -> bytes:
-    """A .glb of every object that has a mesh; `textures` may be shared with other files. Raises OutputError for a mesh that is empty or not finite."""
+    """A .glb of every object that has a mesh; `textures` may be shared with other files. Raises OutputError for a mesh that is empty or not
+    finite."""
     writer = _Writer(textures or Textures())
     for thing in scene.objects:
         if thing.mesh is not None:

@@ -3,7 +3,8 @@
     x y z nx ny nz f_dc_0..2 [f_rest_0..] opacity scale_0..2 rot_0..3
 
 nx..nz are 0; opacity is a logit, scales are natural logs, rot is a unit quaternion, w first. f_rest stands there only for splats with K > 1
-coefficients, channel by channel, as the format has it. Sources: spec/postprocess.md section 6; golden `gaussian_ply_release` has the header.
+coefficients, channel by channel, as the format has it. Sources: spec/postprocess.md section 6; golden `gaussian_ply_release` has the
+header.
 """
 
 from __future__ import annotations

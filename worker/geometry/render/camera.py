@@ -24,7 +24,8 @@ def to_camera(camera: Camera, points: np.ndarray) -> np.ndarray:
 def focal(camera: Camera, width: int, height: int) -> tuple[float, float]:
     """Pixels per metre (orthographic) or per unit of tangent (perspective), across and down, in a width x height picture.
 
-    A picture of another shape than the camera's shows what the camera sees, stretched (orthographic), or more or less at the sides (perspective).
+    A picture of another shape than the camera's shows what the camera sees, stretched (orthographic), or more or less at the sides
+    (perspective).
     """
     if camera.kind == "orthographic":
         if camera.xmag <= 0 or camera.ymag <= 0:
@@ -79,7 +80,8 @@ def orbit_cameras(
     yfov: float = math.radians(30),
     margin: float = 0.06,
 ) -> list[Camera]:
-    """Cameras around the scene that all stand equally far and together see all of it, tightly, with `margin` (share of the picture) left free.
+    """Cameras around the scene that all stand equally far and together see all of it, tightly, with `margin` (share of the picture) left
+    free.
 
     yaw: degrees, 0 looks at the front (from +z), 90 at the object's left side (from +x). pitch: degrees, positive looks down from above.
     They look at the middle of the scene's box. A scene without points is framed as a metre around the origin.

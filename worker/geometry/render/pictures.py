@@ -1,7 +1,7 @@
 """The two pictures that go with a scene: `preview.png` and `turntable.webp`, both on a soft light ground with a contact shadow.
 
-The preview comes from the splats where there are any (it shows what splat.ply holds), the turntable from the meshes where there are any (several
-times as fast, and edges stay sharp at its smaller size).
+The preview comes from the splats where there are any (it shows what splat.ply holds), the turntable from the meshes where there are any
+(several times as fast, and edges stay sharp at its smaller size).
 """
 
 from __future__ import annotations

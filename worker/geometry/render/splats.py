@@ -1,8 +1,8 @@
 """A rasteriser for Gaussian splats: elliptical weighted averaging, sorted front to back, exact alpha compositing per pixel.
 
-Splats are worked off in depth order, in blocks of about a million (splat, pixel) pairs: each pair is made once, sorted to its pixel by a sparse
-transpose (a counting sort in C), composited, and blended behind the blocks before it. Splats that lie wholly behind finished pixels are skipped.
-Source of the constants (low-pass 0.3 px^2, 1/255, 0.99): spec/postprocess.md section 4.3.
+Splats are worked off in depth order, in blocks of about a million (splat, pixel) pairs: each pair is made once, sorted to its pixel by a
+sparse transpose (a counting sort in C), composited, and blended behind the blocks before it. Splats that lie wholly behind finished pixels
+are skipped. Source of the constants (low-pass 0.3 px^2, 1/255, 0.99): spec/postprocess.md section 4.3.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _BLOCK = 1 << 20  # pairs
 
 @dataclass
 class _Ellipses:
-    """Splats in the picture. xy: centres (N, 2) px; a, b, c: inverse covariance, a dx^2 + 2 b dx dy + c dy^2; cut: the value of that at which
-    a splat turns faint; color (N, 3); distance: from the camera."""
+    """Splats in the picture. xy: centres (N, 2) px; a, b, c: inverse covariance, a dx^2 + 2 b dx dy + c dy^2; cut: the value of that at
+    which a splat turns faint; color (N, 3); distance: from the camera."""
 
     xy: np.ndarray
     a: np.ndarray
