@@ -8,6 +8,7 @@ Random weights are real work for speed and memory; they say nothing about what t
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -51,7 +52,7 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     for name, value in module.named_parameters():
         scale = 0.7 / value[0].numel() ** 0.5 if value.ndim > 1 and "emb" not in name and "gamma" not in name else 0.02
         value.data.normal_(0, scale, generator=source)
-        if "norm" in name and (name.endswith("weight") or name.endswith("gamma")):
+        if re.search(r"(^|\.)(norm\d?|[qk]_rms_norm)\.", name) and name.endswith(("weight", "gamma")):
             value.data += 1
     return module.requires_grad_(False).eval()
 

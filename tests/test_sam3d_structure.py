@@ -1,0 +1,183 @@
+"""Stage 1 as it runs: the cached, batched way against its plain twins, seeds, the few-step mode, cancelling; all on the CPU, tiny."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+
+from comfyui_sam3d.contract.errors import EngineError, JobCancelled, SetupError  # noqa: E402
+from comfyui_sam3d.worker.ops import backends, fused  # noqa: E402
+from comfyui_sam3d.worker.sam3d import occupancy, preprocess, structure  # noqa: E402
+from comfyui_sam3d.worker.sam3d.dino import Dino  # noqa: E402
+from comfyui_sam3d.worker.sam3d.flow import LATENTS, SparseStructureFlow  # noqa: E402
+from comfyui_sam3d.worker.sam3d.flow_cached import CachedFlow  # noqa: E402
+from comfyui_sam3d.worker.sam3d.fuser import IMAGE_INPUTS, MASK_INPUTS, POINT_INPUTS, EmbedderFuser  # noqa: E402
+from comfyui_sam3d.worker.sam3d.point_patch import PointPatchEmbed  # noqa: E402
+from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions, generator, sample  # noqa: E402
+
+SIDE = 4  # of the latent cube
+
+
+def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Weights of a trained network's size: attention that is sharp enough to matter, norms around 1."""
+    source = torch.Generator().manual_seed(seed)
+    for name, value in module.named_parameters():
+        wide = value.ndim > 1 and "emb" not in name and "gamma" not in name
+        value.data = torch.randn(value.shape, generator=source) * (1.0 / value[0].numel() ** 0.5 if wide else 0.1)
+        if (".norm" in f".{name}" and "normalized" not in name.split(".norm")[0] and name.endswith("weight")) or name.endswith("gamma"):
+            value.data += 1
+    return module.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def flow() -> SparseStructureFlow:
+    return randomised(SparseStructureFlow(width=64, context=48, blocks=3, heads=2, resolution=SIDE))
+
+
+def context(objects: int, seed: int = 5) -> torch.Tensor:
+    return torch.randn(objects, 19, 48, generator=torch.Generator().manual_seed(seed))
+
+
+def plain(model: SparseStructureFlow, tokens: torch.Tensor):
+    def velocity(latents, t, d, conditional):
+        return model(latents, torch.tensor([t]).float(), torch.tensor([d]).float(), tokens if conditional else 0 * tokens)
+
+    return velocity
+
+
+@pytest.mark.parametrize("objects", [1, 3])
+@pytest.mark.parametrize("guided", [False, True])
+def test_cached_velocity_equals_the_plain_network(flow, objects: int, guided: bool) -> None:
+    options, tokens = SamplerOptions(steps=5), context(objects)
+    latents = structure.noise_for(1, objects, SIDE)
+    cached = CachedFlow(flow)
+    got, free = cached.velocity(latents, cached.modulation(options)[2], cached.prepare(tokens), guided=guided)
+    t = 1000.0 * float(options.times()[2])
+    wanted, wanted_free = (plain(flow, tokens)(latents, t, 0.0, conditional) for conditional in (True, False))
+    for name in LATENTS:
+        torch.testing.assert_close(got[name], wanted[name], atol=2e-5, rtol=1e-4)
+        if guided:
+            torch.testing.assert_close(free[name], wanted_free[name], atol=2e-5, rtol=1e-4)
+    assert (free is not None) == guided
+
+
+@pytest.mark.parametrize("options", [SamplerOptions(steps=6), SamplerOptions(steps=4, shortcut=True), SamplerOptions(steps=3, guidance=0)])
+def test_sampling_equals_the_twin(flow, options: SamplerOptions) -> None:
+    tokens, noise = context(2), structure.noise_for(2, 2, SIDE)
+    got = structure.StructureSampler(flow).sample(tokens, noise, options)
+    wanted = sample(plain(flow, tokens), noise, options)
+    for name in LATENTS:
+        torch.testing.assert_close(got[name], wanted[name], atol=5e-4, rtol=1e-3)
+
+
+def test_objects_as_one_batch_equal_one_by_one(flow) -> None:
+    tokens, noise, options = context(4), structure.noise_for(3, 4, SIDE), SamplerOptions(steps=5)
+    sampler = structure.StructureSampler(flow)
+    together = sampler.sample(tokens, noise, options)
+    for index in range(4):
+        alone = sampler.sample(tokens[index : index + 1], {k: v[index : index + 1] for k, v in noise.items()}, options)
+        for name in LATENTS:
+            torch.testing.assert_close(together[name][index : index + 1], alone[name], atol=1e-3, rtol=1e-3)
+
+
+def test_same_seed_same_numbers_also_after_a_cancel(flow) -> None:
+    sampler, tokens, options = structure.StructureSampler(flow), context(1), SamplerOptions(steps=5)
+
+    def run(on_step=None):
+        return sampler.sample(tokens, structure.noise_for(11, 1, SIDE), options, on_step)
+
+    def stop(done: int, steps: int) -> None:
+        if done == 3:
+            raise JobCancelled("enough")
+
+    first = run()
+    with pytest.raises(JobCancelled):
+        run(stop)
+    seen = []
+    second = run(lambda done, steps: seen.append((done, steps)))
+    assert seen == [(i, 5) for i in range(1, 6)]
+    assert all(torch.equal(first[name], second[name]) for name in LATENTS)
+
+
+def test_noise_has_a_generator_for_each_stage_and_object() -> None:
+    three, one = structure.noise_for(5, 3, SIDE), structure.noise_for(5, 1, SIDE)
+    assert all(torch.equal(three[name][:1], one[name]) for name in LATENTS)
+    assert not torch.equal(three["shape"][0], three["shape"][1])
+    assert not torch.equal(structure.noise_for(6, 1, SIDE)["shape"], one["shape"])
+    firsts = {
+        torch.rand(1, generator=generator(seed, stage, i)).item()
+        for seed in (0, 1, 2**64 - 1)
+        for stage in ("structure", "latent")
+        for i in (0, 1)
+    }
+    assert len(firsts) == 12
+
+
+def test_compatible_noise_is_the_originals_order() -> None:
+    source = torch.Generator().manual_seed(42)
+    shapes = structure.latent_shapes(SIDE)
+    wanted = {name: torch.randn(shapes[name], generator=source) for name in sorted(shapes)}
+    got = structure.noise_for(42, 1, SIDE, compatible=True)
+    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+def test_few_steps_tell_the_network_their_size_on_the_originals_grid() -> None:
+    few = SamplerOptions(steps=4, shortcut=True)
+    assert few.step_size == 250 and [round(float(t), 6) for t in few.times()] == [0, 0.1, 0.25, 0.5, 1]
+    assert not few.guided(0.0)
+    uniform = SamplerOptions(steps=4, shortcut=True, grid="uniform")
+    assert uniform.times().tolist() == [0, 0.25, 0.5, 0.75, 1]
+    normal = SamplerOptions()
+    assert normal.step_size == 0 and sum(1 + normal.guided(1000 * float(t)) for t in normal.times()[:-1]) == 44
+
+
+def test_a_point_patch_sees_only_what_reaches_its_token() -> None:
+    model = randomised(PointPatchEmbed(size=32, patch=8, width=32))
+    points = torch.randn(2, 3, 40, 48)
+    points[:, :, :9, :7] = torch.nan
+    points[0, 1, 20:23, 30] = torch.inf
+    torch.testing.assert_close(model(points), model.plain(points), atol=2e-5, rtol=1e-4)
+
+
+def test_what_belongs_to_the_picture_is_embedded_once() -> None:
+    vit = {"patch": 14, "width": 48, "depth": 1, "heads": 3}
+    fuser = randomised(
+        EmbedderFuser([(Dino(56, **vit), IMAGE_INPUTS), (Dino(56, **vit), MASK_INPUTS), (PointPatchEmbed(32, 8, 32), POINT_INPUTS)])
+    )
+    rgba = torch.randint(0, 255, (60, 80, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pointmap, conditions = torch.randn(3, 60, 80), []
+    for left in (5, 30):
+        alpha = torch.zeros(60, 80, dtype=torch.uint8)
+        alpha[10:40, left : left + 35] = 255
+        conditions.append(preprocess.preprocess(torch.cat([rgba[..., :3], alpha[..., None]], -1), pointmap, size=56))
+    pictures = []
+    fuser.module_list[0].register_forward_hook(lambda module, args, out: pictures.append(len(args[0])))
+    together = structure.embed(fuser, conditions)
+    assert pictures == [3]  # two crops, one whole picture
+    for index, one in enumerate(conditions):
+        torch.testing.assert_close(together[index : index + 1], fuser(one.inputs()), atol=2e-5, rtol=1e-4)
+
+
+def test_decode_gives_voxels_and_pose_for_each_object(flow) -> None:
+    decoder = randomised(occupancy.OccupancyDecoder(channels=(16, 8, 8)), 3)
+    latents = structure.noise_for(4, 2, SIDE)
+    decoder.out_layer[2].bias.data -= decoder(occupancy.as_cube(latents["shape"])).median()  # half of the grid is occupied
+    one = preprocess.Conditions(*[torch.zeros(1)] * 4, scale=torch.full((1, 3), 0.5), shift=torch.tensor([[0.1, 0.2, 2.0]]))
+    structures = structure.decode(latents, decoder, [one, one])
+    for item in structures:
+        assert item.coords.dtype == torch.int32 and 0 < len(item.coords) <= len(item.original)
+        assert item.pose.rotation.norm() == pytest.approx(1, abs=1e-5) and item.downsample == 1
+    halved = structure.decode(latents, decoder, [one, one], limit=10)[0]
+    assert halved.downsample == 2 and torch.allclose(halved.pose.scale, 2 * structures[0].pose.scale)
+    decoder.out_layer[2].bias.data -= 1e6
+    with pytest.raises(EngineError, match="no occupied voxel"):
+        structure.decode(latents, decoder, [one, one])
+
+
+def test_forced_backends_run_or_refuse() -> None:
+    x = torch.randn(2, 5, 16)
+    with backends.force("torch"):
+        assert fused.residual_norm(x.clone(), None, None, None, None, eps=1e-6, dtype=torch.float16).dtype == torch.float16
+    with backends.force("triton"), pytest.raises(SetupError, match="triton"):
+        fused.residual_norm(x, None, None, None, None, eps=1e-6, dtype=torch.float32)
