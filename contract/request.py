@@ -33,7 +33,7 @@ MAX_MASKS = 256
 
 @dataclass(frozen=True)
 class ExportOptions(Record):
-    """How files are written. ply_frame: which way is up in splat and mesh PLY (docs/frames.md)."""
+    """How files are written. ply_frame: which way is up in splat files; a mesh PLY is y up, or z up with `z_up` (docs/frames.md)."""
 
     ply_frame: Literal["y_down", "y_up", "z_up"] = "y_down"
     preview_size: int = limits(512, 64, 2048)
