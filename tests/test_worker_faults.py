@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+import types
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from comfyui_sam3d.client import State
 from comfyui_sam3d.client.group import ChildGroup
 from comfyui_sam3d.contract import Done, Scene
 from comfyui_sam3d.contract.errors import OutOfMemoryError, ProtocolError, WorkerCrashed, WorkerStartError, WorkerStateError
-from comfyui_sam3d.tests.zoo.keeper import ask, backend, error_of, last
+from comfyui_sam3d.tests.zoo.keeper import ask, backend, error_of, last, until
 from comfyui_sam3d.worker.job import QuietJob, timed
 
 PROCESS = "comfyui_sam3d.client.process"
@@ -140,3 +142,28 @@ def test_an_unwatched_backend_is_closed_at_the_end(monkeypatch: pytest.MonkeyPat
     assert zoo.state is State.DEAD
     assert zoo.export(Scene(objects=(), engine="x"), []) == {}
     zoo.close()
+
+
+def test_a_client_that_was_stopped_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred seconds pass in which this process ran nothing: whose silence was that?"""
+    ahead = 0.0
+    clock = types.SimpleNamespace(monotonic=lambda: time.monotonic() + ahead, sleep=time.sleep)
+    monkeypatch.setattr(f"{PROCESS}.time", clock)
+    with backend(silence=20) as zoo:
+        pid = zoo.start().pid
+        for _ in range(3):
+            ahead += 100
+            time.sleep(0.4)
+        assert zoo.reconstruct(ask("tame")).result().parameters["pid"] == pid
+
+
+def test_a_dead_worker_is_no_worker_before_the_watch_has_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with backend() as zoo:
+        pid = zoo.start().pid
+        monkeypatch.setattr(f"{PROCESS}.TICK", 2.0)
+        time.sleep(0.3)  # now the watch sleeps for two seconds
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: zoo.state is not State.READY)
+        assert zoo.state is State.STOPPING
+        monkeypatch.undo()
+        assert zoo.reconstruct(ask("tame")).result().parameters["pid"] != pid
