@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract import DraftOptions
 from comfyui_sam3d.contract.errors import JobCancelled
-from comfyui_sam3d.contract.scene import Scene
+from comfyui_sam3d.contract.scene import Mesh, Scene
 from comfyui_sam3d.worker.draft.mask import cut
 from comfyui_sam3d.worker.draft.texture import find_rim, palette
 from comfyui_sam3d.worker.engines.draft import reconstruct
@@ -304,6 +304,13 @@ def test_a_large_picture_is_worked_on_at_the_textures_size() -> None:
 # Pixel art
 
 
+def face_colours(mesh: Mesh) -> np.ndarray:
+    """uint8 (F, 3): the texture in the middle of each face."""
+    height, width = mesh.texture.shape[:2]
+    uv = mesh.uvs[mesh.faces].mean(1)
+    return mesh.texture[(uv[:, 1] * height).astype(int), (uv[:, 0] * width).astype(int)]
+
+
 def test_pixel_art_becomes_boxes_with_its_own_colours() -> None:
     image, mask, alpha = SPRITES["pixel_log"]
     scene = solve(mask, image, alpha=alpha[None])
@@ -316,10 +323,17 @@ def test_pixel_art_becomes_boxes_with_its_own_colours() -> None:
     x = middle[:, 0] / scene.camera.xmag
     pixel = np.floor((x + 1 - scene.camera.pose.translation[0] / scene.camera.xmag) / 2 * mask.shape[1]).astype(int)
     line = np.floor((1 - (middle[:, 1] - scene.camera.pose.translation[1]) / scene.camera.ymag) / 2 * mask.shape[0]).astype(int)
-    height, width = mesh.texture.shape[:2]
-    uv = mesh.uvs[mesh.faces[facing]].mean(1)
-    shown = mesh.texture[(uv[:, 1] * height).astype(int), (uv[:, 0] * width).astype(int)]
+    shown = face_colours(mesh)[facing]
     assert len(pixel) == 2 * mask.sum() and np.array_equal(shown, image[line, pixel])
+
+
+def test_enlarged_pixel_art_is_recognised() -> None:
+    image, mask, alpha = SPRITES["pixel_log"]
+    small = solve(mask, image, alpha=alpha[None]).objects[0]
+    large = solve(*(a.repeat(9, 0).repeat(9, 1) for a in (mask, image))).objects[0]
+    assert large.info["parameters"]["preset"] == "pixel"
+    assert np.allclose(small.mesh.vertices, large.mesh.vertices, atol=1e-6)
+    assert np.array_equal(face_colours(small.mesh), face_colours(large.mesh))
 
 
 def test_voxels_of_a_large_sprite_use_the_grid() -> None:

@@ -40,9 +40,9 @@ def contour(p: Palette, rim: Rim, bled: np.ndarray) -> np.ndarray:
     band = _typical(colours, band, depth, side)
     near = ndimage.distance_transform_edt(~band, sampling=(3, 1), return_distances=False, return_indices=True)
     colours = _median(_median(colours[near[0], near[1]], 0.06 * side), 0.06 * side)
-    smooth = _blur(colours, mask, 0.012 * side, 0.012 * side)
+    smooth = _blur(colours, mask, 0.006 * side, 0.006 * side)
     # Where colours from the left and from the right meet, far inside, they blend along the rows: otherwise a lit and a shaded side leave a seam.
-    blended = _blur(colours, mask, 0.015 * side, 0.07 * side)
+    blended = _blur(colours, mask, 0.006 * side, 0.07 * side)
     smooth += (blended - smooth) * np.clip(depth / (0.08 * side) - 0.4, 0, 1)[..., None]
     shape = p.mask.shape
     inner = enlarge(smooth, factor, shape).astype(np.float32) / np.float32(255)
@@ -54,7 +54,7 @@ def _typical(colours: np.ndarray, band: np.ndarray, depth: np.ndarray, side: flo
     over the whole back. Narrow parts (hands, feet, horns) keep theirs."""
     here = colours[band]
     some = here[:: 1 + len(here) // 400]
-    share = np.array([(np.abs(c - some).max(1) < 0.14).mean() for c in here])
+    share = (np.abs(here[:, None] - some).max(2) < 0.14).mean(1)
     wide = ndimage.maximum_filter(depth, 2 * int(0.12 * side) + 1)[band] > 0.12 * side
     kept = band.copy()
     kept[band] = (share > 0.12) | ~wide

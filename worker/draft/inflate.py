@@ -60,7 +60,7 @@ def inflate(request: ReconstructRequest, index: int, job: Job) -> Inflated:
         alpha = None if request.alpha is None else request.alpha[index]
         wants_full = draft.preset in ("slab", "pixel") or draft.profile == "voxel" or draft.rim == "wall"
         sprite = cut(request.image, request.masks[index], alpha, name, keep=draft.keep, hole_min=draft.hole_min, allow_full=wants_full)
-        p = resolve(request, sprite.box_mask(), sprite.hard)
+        p = resolve(request, sprite.box_mask(), sprite.pixel_art)
         if sprite.soft:
             notes.append("its edges are soft like fire or smoke: it became a solid body; a billboard or the splats may serve better")
     make = voxel_surface if p.profile == "voxel" else smooth_surface

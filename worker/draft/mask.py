@@ -18,6 +18,7 @@ MARGIN = 8  # pixels kept around the bounding box: bled colours for mipmaps, and
 SMALLEST = 12  # pixels; a smaller mask, or a smaller part of one, is noise
 SMOOTH_SIDE = 256  # sprites smaller than this are enlarged before they are inflated, so that distances are smooth
 COARSE_SIDE = 512  # distances and bled colours are found at about this size
+PIXEL_ART_SIDE = 96  # a hard-edged sprite of fewer pixels (or enlarged pixels) is pixel art
 EIGHT = np.ones((3, 3), bool)
 
 
@@ -28,7 +29,7 @@ class Sprite:
     rgb: uint8 (h, w, 3). coverage: float32 (h, w), 0..1, cleaned, 0 outside the object. mask: bool (h, w), coverage >= threshold.
     left, top: where the cut-out's corner lies in the picture; zoom: picture pixels per pixel of the cut-out.
     hard: every source pixel was fully in or out. soft: fire or smoke, so the threshold is low. pixels: (height, width) of the bounding box in
-    source pixels.
+    source pixels. block: side of the equal squares that a hard-edged sprite consists of (enlarged pixel art), else 1.
     """
 
     rgb: np.ndarray
@@ -41,11 +42,16 @@ class Sprite:
     hard: bool
     soft: bool
     pixels: tuple[int, int]
+    block: int = 1
 
     @property
     def longest(self) -> float:
         """The bounding box's longest side in pixels of the cut-out."""
         return max(self.pixels) / self.zoom
+
+    @property
+    def pixel_art(self) -> bool:
+        return self.hard and max(self.pixels) // self.block < PIXEL_ART_SIDE
 
     def box_mask(self) -> np.ndarray:
         """The mask cropped to its bounding box."""
@@ -105,9 +111,10 @@ def cut(
     shape = (box[0].stop - box[0].start + 2 * pad, box[1].stop - box[1].start + 2 * pad)
     coverage = _window(np.where(inside, np.maximum(coverage, threshold), np.minimum(coverage, threshold * 0.98)), y0, x0, shape)
     inside = _window(inside, y0, x0, shape)
+    rgb = _window(image, top + y0, left + x0, shape)
     near = ndimage.binary_dilation(inside, EIGHT, 2)  # what lies farther out is no edge of this object
     return Sprite(
-        rgb=_window(image, top + y0, left + x0, shape),
+        rgb=rgb,
         coverage=np.where(near, coverage, 0).astype(np.float32),
         mask=inside,
         threshold=threshold,
@@ -117,7 +124,19 @@ def cut(
         hard=partly == 0.0,
         soft=soft,
         pixels=(shape[0] - 2 * pad, shape[1] - 2 * pad),
+        block=_block(rgb[pad:-pad, pad:-pad], inside[pad:-pad, pad:-pad]) if partly == 0 else 1,
     )
+
+
+def _block(rgb: np.ndarray, inside: np.ndarray) -> int:
+    """Side of the squares of one colour that the object consists of: the greatest common divisor of where anything changes."""
+    size = 0
+    for axis in (0, 1):
+        a, b = (np.take(inside, r, axis) for r in (range(inside.shape[axis] - 1), range(1, inside.shape[axis])))
+        c, d = (np.take(rgb, r, axis) for r in (range(rgb.shape[axis] - 1), range(1, rgb.shape[axis])))
+        changed = (a != b) | (a & b & (c != d).any(2))
+        size = math.gcd(size, inside.shape[axis], *(np.flatnonzero(changed.any(1 - axis)) + 1).tolist())
+    return size
 
 
 def _clean(inside: np.ndarray, mask: np.ndarray, keep: str, hole_min: float, name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...contract.request import ReconstructRequest
+from .mask import PIXEL_ART_SIDE
 
 # profile, largest thickness as a share of the longest side (0: no limit), sharpness of that limit, back
 PRESETS: dict[str, tuple[str, float, float, str]] = {
@@ -24,8 +25,6 @@ PRESETS: dict[str, tuple[str, float, float, str]] = {
 
 # grid cells along the longest side, texture pixels along a chart's longest side, sprite pixels that splats resolve
 QUALITIES: dict[str, tuple[int, int, int]] = {"fast": (64, 512, 256), "standard": (96, 1024, 512), "best": (160, 2048, 768)}
-
-PIXEL_ART_SIDE = 96  # a hard-edged sprite smaller than this is pixel art
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class Parameters:
         return asdict(self)
 
 
-def guess_preset(mask: np.ndarray, hard: bool) -> tuple[str, str]:
-    """(preset, reason) for a mask, bool (h, w), cropped to its bounding box in source pixels. hard: no soft edge pixels."""
+def guess_preset(mask: np.ndarray, pixel_art: bool) -> tuple[str, str]:
+    """(preset, reason) for a mask, bool (h, w), cropped to its bounding box. pixel_art: as `Sprite.pixel_art` says."""
     height, width = mask.shape
-    if hard and max(height, width) < PIXEL_ART_SIDE:
+    if pixel_art:
         return "pixel", f"hard-edged and smaller than {PIXEL_ART_SIDE} pixels"
     # A circle fills 79 % of its box and a rounded card 96 %. Long rectangles are more often logs and planks than cards.
     if mask.mean() > 0.94 and max(height, width) < 2.5 * min(height, width):
@@ -73,10 +72,10 @@ def guess_preset(mask: np.ndarray, hard: bool) -> tuple[str, str]:
     return "prop", "nothing in the outline says otherwise"
 
 
-def resolve(request: ReconstructRequest, mask: np.ndarray, hard: bool) -> Parameters:
-    """The parameters in effect for one object of `request`; mask and hard as for `guess_preset`."""
+def resolve(request: ReconstructRequest, mask: np.ndarray, pixel_art: bool) -> Parameters:
+    """The parameters in effect for one object of `request`; mask and pixel_art as for `guess_preset`."""
     draft = request.draft
-    preset, reason = (draft.preset, "chosen") if draft.preset != "auto" else guess_preset(mask, hard)
+    preset, reason = (draft.preset, "chosen") if draft.preset != "auto" else guess_preset(mask, pixel_art)
     profile, max_thickness, power, back = PRESETS[preset]
     grid, texture, splat_side = QUALITIES[request.quality]
     return Parameters(

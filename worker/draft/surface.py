@@ -18,7 +18,7 @@ from .field import Field, cell_size, sample_field
 from .height import laplacian, poisson, puffball, saturate, wall_heights
 from .mask import COARSE_SIDE, MARGIN, SMOOTH_SIDE, Sprite, resample
 from .planar import Planar, marching_squares
-from .presets import PIXEL_ART_SIDE, Parameters
+from .presets import Parameters
 from .solid import BACK, FRONT, WALL, Solid, close, voxels
 from .texture import LUMINANCE, Palette, Rim, atlas, bleed, enlarge, find_rim, keep_outline, over, palette, without_shading
 
@@ -43,7 +43,7 @@ class Surface:
 
 
 def smooth_surface(source: Sprite, p: Parameters, back_image: np.ndarray | None, steps: Steps) -> Surface:
-    pixel_art = source.hard and max(source.pixels) < PIXEL_ART_SIDE
+    pixel_art = source.pixel_art
     with steps("mesh"):
         side = max(source.pixels)
         at_most = max(p.texture, COARSE_SIDE) - 2 * MARGIN
@@ -154,8 +154,9 @@ def _charts(
 def voxel_surface(source: Sprite, p: Parameters, back_image: np.ndarray | None, steps: Steps) -> Surface:
     with steps("mesh"):
         side = max(source.pixels)
-        small = side <= PIXEL_ART_SIDE * 4 / 3 and source.hard and not p.grid_fixed
-        sprite = source if small else resample(source, min(p.grid, side))
+        own = source.pixel_art and not p.grid_fixed
+        cells = side // source.block if own else min(p.grid, side)
+        sprite = source if cells == side else resample(source, cells, nearest=own)
         shorter = min(n / sprite.zoom for n in source.pixels)
         depth = p.max_thickness * sprite.longest if p.max_thickness > 0 else max(1.0, 0.5 * shorter * p.thickness / 0.9)
     with steps("heights"):
