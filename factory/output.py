@@ -178,7 +178,7 @@ def _replace(place: Place, aside: Path, done: dict[str, Any]) -> None:
         if file not in owned and not (file == META and old) and os.path.lexists(place.path(file)):
             raise OutputError(f"{place.path(file)} is there and was not made by this program.", "Move it away, or choose another name.")
     place.folder.mkdir(parents=True, exist_ok=True)
-    claims = {file: {} for file in owned | set(done["files"])}
+    claims: dict[str, Any] = {file: {} for file in owned | set(done["files"])}
     _write(aside / "claim.json", _json({**done, "complete": False, "files": claims}))
     os.replace(aside / "claim.json", place.meta)
     for file in done["files"]:

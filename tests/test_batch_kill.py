@@ -105,9 +105,7 @@ def killed_at_call(folder: Path, number: int, *more: str) -> bool:
     return done.returncode != 0
 
 
-@pytest.mark.parametrize(
-    "number", [3, 5, 8, *(pytest.param(n, marks=pytest.mark.full) for n in (0, 1, 2, 4, 6, 7, *range(9, 40)))]
-)
+@pytest.mark.parametrize("number", [3, 5, 8, *(pytest.param(n, marks=pytest.mark.full) for n in (0, 1, 2, 4, 6, 7, *range(9, 40)))])
 def test_killed_at_each_step_that_others_can_see(folder, capsys, number):
     killed_at_call(folder, number)
     check_the_next_run(folder, capsys)

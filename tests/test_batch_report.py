@@ -120,6 +120,8 @@ def test_thumbnails(made):
     with Image.open(made / "report_files" / "item2.webp") as picture:
         assert picture.size == (48, 24)  # the picture, and the picture with its mask
         left, right = picture.convert("RGB").getpixel((12, 1)), picture.convert("RGB").getpixel((36, 1))
+    with Image.open(made / "report_files" / "item10.webp") as picture:
+        assert picture.getpixel((1, 1))[3] == 0 and picture.getpixel((25, 1))[3] == 255, "what is transparent stays so, beside the mask"
     assert min(left) > 230 and right[1] < 200, "white background on the left, tinted on the right"
 
 

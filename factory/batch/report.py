@@ -65,7 +65,7 @@ class Report:
         """Whether there is a thumbnail of this item."""
         return self._thumbnail(name).is_file()
 
-    def add(self, name: str, request: ReconstructRequest) -> None:
+    def add(self, name: str, request: ReconstructRequest, rule: str) -> None:
         """Make the thumbnail: the picture, and beside it the picture with its masks. A folder that refuses it costs only the thumbnail."""
         import numpy as np
         from PIL import Image
@@ -73,16 +73,21 @@ class Report:
         height, width = request.image.shape[:2]
         scale = min(1.0, _SIDE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        selected = Image.fromarray(request.masks.any(axis=0).astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
-        small = np.asarray(Image.fromarray(request.image).resize(size, Image.Resampling.BOX), np.float32)
-        share = np.asarray(selected, np.float32)[..., None] / 255
-        shown = small * (0.25 + 0.75 * share) + np.float32(_TINT) * 0.25 * (1 - share)
-        both = np.concatenate([small, shown], axis=1)
+
+        def shrunk(pixels: np.ndarray) -> np.ndarray:
+            return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
+
+        small = shrunk(request.image)
+        share = shrunk(request.masks.any(axis=0).astype(np.uint8) * 255)[..., None].astype(np.float32) / 255
+        tinted = (small * (0.25 + 0.75 * share) + np.asarray(_TINT, np.float32) * 0.25 * (1 - share)).astype(np.uint8)
+        opaque = np.full((*small.shape[:2], 1), 255, np.uint8)
+        own = (share * 255).astype(np.uint8) if rule == "alpha" else opaque  # what is transparent in the picture is so here
+        both = np.concatenate([np.dstack([small, own]), np.dstack([tinted, opaque])], axis=1)
         path = self._thumbnail(name)
         aside = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(exist_ok=True)
-            Image.fromarray(np.clip(both, 0, 255).astype(np.uint8)).save(aside, format="WEBP", quality=80)
+            Image.fromarray(both).save(aside, format="WEBP", quality=80)
             os.replace(aside, path)
         except OSError:
             aside.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ class _Run:
 
     # -- worker threads
 
-    def post(self, kind: str, **fields: Any) -> None:
+    def post(self, kind: str, /, **fields: Any) -> None:
         self.posts.put((kind, fields))
 
     def _work(self, environment: dict[str, str]) -> None:
@@ -185,7 +185,7 @@ class _Run:
             meta = output.complete_meta(place)
             if meta is not None and meta.get("key") == key:  # made by a run that was killed before it could say so, or by `reconstruct`
                 self.ledger.append(self._entry(item, "done", stamp, meta, adopted=True))
-                self.report.add(item.name, request)
+                self.report.add(item.name, request, item.pair.rule)
                 self.post("done", **done_fields(place, meta, "adopted", 0.0))
                 return
         self._make(item, stamp, place, request, key, backend)
@@ -200,7 +200,7 @@ class _Run:
             if meta is None or meta.get("key") != entry.get("key"):
                 return False
             if not self.report.has(item.name):
-                self.report.add(item.name, request_of(item, self.options))
+                self.report.add(item.name, request_of(item, self.options), item.pair.rule)
             self.post("done", **done_fields(place, meta, "there", 0.0))
             return True
         if entry["status"] == "failed" and not self.options.retry_failed:
@@ -233,13 +233,13 @@ class _Run:
                     if isinstance(error, OutOfMemoryError):
                         backend.close()  # a fresh worker has the most memory
                     continue
-                self.report.add(item.name, request)
+                self.report.add(item.name, request, item.pair.rule)
                 self.stopping = self.stopping or self.options.fail_fast
                 if isinstance(error, (SetupError, WorkerStartError)):
                     self.fatal, self.stopping = self.fatal or error, True
                 return
             self.ledger.append(self._entry(item, "done", stamp, meta, attempt=attempt))
-            self.report.add(item.name, request)
+            self.report.add(item.name, request, item.pair.rule)
             self.post("done", **done_fields(place, meta, state, meta["seconds"]))
             return
 
