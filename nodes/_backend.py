@@ -39,6 +39,7 @@ class _Voice:
     def __init__(self, stage: str = "starting") -> None:
         self._started = self._said = time.monotonic()
         self._stage = stage
+        self._worried = False
 
     def stage(self, name: str, detail: str = "") -> None:
         now = time.monotonic()
@@ -49,8 +50,13 @@ class _Voice:
     def tick(self) -> None:
         now = time.monotonic()
         if now - self._said >= SIGN_OF_LIFE:
-            self._said = now
+            self._said, self._worried = now, True
             _host.say(f"{self._stage}: still working, {now - self._started:.0f} s")
+
+    def done(self) -> None:
+        """Takes the last sign of life back."""
+        if self._worried:
+            _host.say(f"{self._stage}: {time.monotonic() - self._started:.0f} s")
 
 
 class SharedBackend:
@@ -163,6 +169,7 @@ class SharedBackend:
             raise
         if problem:
             raise problem[0]
+        voice.done()
         return answer[0]
 
     def _rest(self) -> None:

@@ -82,16 +82,40 @@ const steps = {
       })),
     );
   },
-  // Whether the first 3D canvas over a node shows more than one colour.
+  // The 3D canvases over the nodes: where, and how many colours a screenshot of each has.
   async viewers(page) {
     const out = [];
     for (const canvas of await page.locator("canvas").all()) {
       const box = await canvas.boundingBox();
-      if (!box || (await canvas.getAttribute("id")) === "graph-canvas" || box.width < 50) continue;
+      if (!box || (await canvas.getAttribute("id")) === "graph-canvas" || box.width < 50 || box.width > 1500) continue;
       const png = await page.screenshot({ clip: box });
-      out.push({ box, bytes: png.length });
+      const colors = await page.evaluate(async (base64) => {
+        const picture = await createImageBitmap(await (await fetch(`data:image/png;base64,${base64}`)).blob());
+        const copy = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+        copy.drawImage(picture, 0, 0);
+        return new Set(new Uint32Array(copy.getImageData(0, 0, picture.width, picture.height).data.buffer)).size;
+      }, png.toString("base64"));
+      out.push({ box, colors });
     }
     return out;
+  },
+  // Wait until the pictures are on their nodes and the viewers show something, at most `seconds`; the viewers as above.
+  async settle(page, { seconds }) {
+    const end = Date.now() + seconds * 1000;
+    for (;;) {
+      const missing = await page.evaluate(() => window.app.graph._nodes.filter((n) => n.type === "SAM3DPreview" && !(n.imgs || []).length).length);
+      const found = await steps.viewers(page);
+      if ((!missing && found.every((v) => v.colors > 200)) || Date.now() > end) return found;
+      await page.waitForTimeout(1000);
+    }
+  },
+  async setting(page, { name, value }) {
+    await page.evaluate(([name, value]) => window.app.extensionManager.setting.set(name, value), [name, value]);
+    await page.waitForTimeout(500);
+  },
+  async reload(page) {
+    await page.reload();
+    await ready(page);
   },
   // Fit the whole graph into the window.
   async fit(page) {
@@ -119,6 +143,15 @@ const steps = {
   },
 };
 
+async function ready(page) {
+  await page.waitForFunction(() => window.app && window.app.graph && window.app.canvas && window.LiteGraph.registered_node_types.SAM3DReconstruct, null, {
+    timeout: 60000,
+  });
+  await page.waitForTimeout(1500);
+  await page.keyboard.press("Escape"); // the template browser of a first visit
+  await page.waitForTimeout(500);
+}
+
 (async () => {
   const browser = await chromium.launch({
     executablePath: job.chromium,
@@ -132,12 +165,7 @@ const steps = {
     if (response.status() >= 500 || (response.status() >= 400 && response.url().includes("/view?"))) result.errors.push(`${response.status()}: ${response.url()}`);
   });
   await page.goto(job.url);
-  await page.waitForFunction(() => window.app && window.app.graph && window.app.canvas && window.LiteGraph.registered_node_types.SAM3DReconstruct, null, {
-    timeout: 60000,
-  });
-  await page.waitForTimeout(1500);
-  await page.keyboard.press("Escape"); // the template browser of a first visit
-  await page.waitForTimeout(500);
+  await ready(page);
   await page.evaluate(async () => {
     for (const name of ["Comfy.Minimap.Visible"]) await window.app.extensionManager.setting.set(name, false).catch(() => {});
   });

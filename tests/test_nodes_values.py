@@ -66,13 +66,21 @@ def test_one_mesh_is_a_batch_of_one(host: None) -> None:
     assert found.vertex_counts is None and found.face_counts is None
 
 
+def test_texture_values_survive_being_cut_off(host: None) -> None:
+    every = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    found = _values.mesh_of(scene(made(6, 4, texture=every)))
+    assert found.texture.min() >= 0 and found.texture.max() <= 1
+    assert ((found.texture[0] * np.float32(255)).astype(np.uint8) == every).all()
+    assert (np.rint(found.texture[0] * 255) == every).all()
+
+
 def test_several_meshes_are_padded_and_share_a_canvas(host: None) -> None:
     small, large = made(6, 4), made(9, 8)
     found = _values.mesh_of(scene(small, large))
     assert found.vertices.shape == (2, 9, 3) and found.vertex_counts.tolist() == [6, 9] and found.face_counts.tolist() == [2, 3]
     assert (found.vertices[0, 6:] == 0).all()
     assert found.texture.shape == (2, 8, 16, 3)
-    assert np.allclose(found.texture[0], 6 / 255), "the border repeats to the canvas's edge"
+    assert ((found.texture[0] * 255).astype(np.uint8) == 6).all(), "the border repeats to the canvas's edge"
     assert np.allclose(found.uvs[0, :6], small.mesh.uvs * 0.5) and np.allclose(found.uvs[1], large.mesh.uvs)  # type: ignore[union-attr]
 
 
