@@ -74,7 +74,7 @@ class Report:
         scale = min(1.0, _SIDE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
 
-        def shrunk(pixels: np.ndarray) -> np.ndarray:
+        def shrunk(pixels: Any) -> np.ndarray:
             return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
 
         small = shrunk(request.image)
