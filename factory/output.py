@@ -50,14 +50,20 @@ class Place:
 
     def path(self, file: str) -> Path:
         """A result file's path; `file` is as in Scene.files, e.g. `objects/plate.glb`. Raises OutputError for one that would lead elsewhere."""
-        parts = PurePosixPath(file).parts
-        if not parts or any(p in ("..", "/", "") or "\\" in p or ":" in p for p in parts) or parts[0].startswith("/"):
+        if not is_inside(file):
             raise OutputError(f"{file!r} is no name for a result's file.")
+        parts = PurePosixPath(file).parts
         return self.out / ".".join((self.name, *parts)) if self.flat else self.folder.joinpath(*parts)
 
     @property
     def meta(self) -> Path:
         return self.path(META)
+
+
+def is_inside(file: str) -> bool:
+    """Whether this is the name of a file in a result's folder, or in a folder in it, on every system."""
+    parts = PurePosixPath(file).parts
+    return bool(parts) and not any(part in ("..", "/", "//") or "\\" in part or ":" in part for part in parts)
 
 
 def read_meta(place: Place) -> dict[str, Any] | None:

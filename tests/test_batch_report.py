@@ -125,6 +125,26 @@ def test_thumbnails(made):
     assert min(left) > 230 and right[1] < 200, "white background on the left, tinted on the right"
 
 
+def test_nothing_in_a_manifest_gets_into_the_page_unescaped(tmp_path):
+    """Most of these a batch would never write: names are safe file names. A manifest can be edited."""
+    bad = "'><img src=x onerror=alert(1)>&<script>"
+    entry = {"name": "a'&b", "status": "done", "image": bad, "masks": [bad], "engine": bad, "seed": bad, "warnings": [bad]}
+    lines = [
+        {**entry, "outputs": {"preview.png": {}, "../../etc/passwd": {}, "/etc/passwd": {}, "x'&.glb": {}}},
+        {**entry, "name": "b", "status": bad, "error": {"code": bad, "message": bad, "hint": bad}},
+        {**entry, "name": "../c"},
+        {**entry, "name": "<i>"},
+    ]
+    (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    text = Report(tmp_path, False, Ledger(tmp_path)).write().read_text(encoding="utf-8")
+    page = Page(text)
+    assert [row[0].split("'>")[0] for row in page.rows[1:]] == ["a'&b", "b"] and len(page.scripts) == 1
+    assert page.links == [f"./a%27%26b/{name}" for name in ("preview.png", "preview.png", "x%27%26.glb", "meta.json")]
+    assert "a&#x27;&amp;b<br>" in text and text.count("<img") == 1
+    assert "onerror" not in {name for name, _ in page.attributes}
+    assert text.count("&lt;img src=x") == 2 * 5 + 4
+
+
 def test_a_manifest_from_elsewhere_breaks_nothing(tmp_path):
     lines = [{"name": "x"}, {"name": "y", "status": "odd", "outputs": [1], "seconds": "z", "error": 3, "attempt": 1, "masks": None}]
     (tmp_path / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")

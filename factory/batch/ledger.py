@@ -32,7 +32,7 @@ class Ledger:
                 entry = json.loads(line)
             except ValueError:  # torn, or empty behind the last newline
                 continue
-            if isinstance(entry, dict) and isinstance(entry.get("name"), str):
+            if isinstance(entry, dict) and _is_name(entry.get("name")):
                 self._remember(entry)
 
     def _read(self) -> bytes:
@@ -80,6 +80,11 @@ class Ledger:
         """The item's last line, if it was about the same bytes and parameters."""
         entry = self.last.get(item.name)
         return entry if entry is not None and all(entry.get(key) == value for key, value in asdict(stamp).items()) else None
+
+
+def _is_name(value: Any) -> bool:
+    """A name that we could have given: one path component. A manifest can be edited, or come from elsewhere."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not set(value) & set('/\\:<>"\0')
 
 
 def entry_of(item: Item, status: str, *, stamp: Stamp | None, **more: Any) -> dict[str, Any]:

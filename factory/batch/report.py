@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ...contract.pairing import natural_key
-from ..output import META, Place
+from ..output import META, Place, is_inside
 from .ledger import Ledger
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Report:
         name, status = entry["name"], str(entry.get("status"))
         place = Place(self._out, name, self._flat)
         outputs = entry.get("outputs")
-        files = [file for file in outputs if isinstance(file, str)] if isinstance(outputs, dict) and status == "done" else []
+        files = [file for file in outputs if is_inside(file)] if isinstance(outputs, dict) and status == "done" else []
         source = " + ".join(str(part) for part in (entry.get("image"), *(entry.get("masks") or ())))
         thumbnail = _picture(f"{FILES}/{name}.webp", f"picture and mask of {name}") if self.has(name) else ""
         preview = next((file for file in ("turntable.webp", "preview.png") if file in files), None)
