@@ -34,6 +34,7 @@ def mix(a: Colour, b: Colour, t: float | Array) -> Array:
 
 
 def smoothstep(low: float, high: float, x: Array) -> Array:
+    """0 at `low`, 1 at `high`, flat at both ends; `low` may be the larger one."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
@@ -43,6 +44,11 @@ def pts(points: Points) -> Array:
     if isinstance(points, str):
         return np.array([pair.split(",") for pair in points.split()], dtype=np.float64)
     return np.asarray(points, dtype=np.float64)
+
+
+def nearest(x: Array) -> Array:
+    """Nearest whole number, with the tie moved off the middle: flat colours lie exactly there, and processors differ in the last bit."""
+    return np.floor(x + 0.5013)
 
 
 def spline(points: Points, closed: bool = True, steps: int = 14) -> Array:
@@ -111,9 +117,8 @@ class Shape:
         y1 = min(self.top + self.d.shape[0], other.top + other.d.shape[0])
         x1 = min(self.left + self.d.shape[1], other.left + other.d.shape[1])
         if y1 > y0 and x1 > x0:
-            out[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = other.d[
-                y0 - other.top : y1 - other.top, x0 - other.left : x1 - other.left
-            ]
+            theirs = other.d[y0 - other.top : y1 - other.top, x0 - other.left : x1 - other.left]
+            out[y0 - self.top : y1 - self.top, x0 - self.left : x1 - self.left] = theirs
         return out
 
     def __and__(self, other: Shape) -> Shape:
@@ -163,11 +168,9 @@ class Canvas:
         self.rgb: Array = np.zeros((height * SCALE, width * SCALE, 3))
         self.a: Array = np.zeros((height * SCALE, width * SCALE))
 
-    # shapes
-
     def path(self, points: Points, margin: float = 14) -> Shape:
         """A filled polygon; its distances are known up to `margin` px outside."""
-        p = pts(points) * SCALE
+        p = np.round(pts(points) * SCALE, 4)  # processors differ in the last bit of sines and powers; the outline must not
         low, high = np.floor(p.min(0) - margin * SCALE).astype(int), np.ceil(p.max(0) + margin * SCALE).astype(int)
         left, top = np.maximum(low, 0)
         right, bottom = np.minimum(high, [self.width * SCALE, self.height * SCALE])
@@ -180,7 +183,7 @@ class Canvas:
             d = np.full(inside.shape, -50.0 if inside.all() else 50.0)
         edge = (cover > 0.01) & (cover < 0.99)
         d[edge] = (0.5 - cover)[edge]
-        return Shape(ndimage.gaussian_filter(d, 0.7) / SCALE, int(top), int(left))
+        return Shape(np.round(ndimage.gaussian_filter(d, 0.7) / SCALE, 6), int(top), int(left))
 
     def blob(self, points: Points, **how: float) -> Shape:
         return self.path(spline(points), **how)
@@ -210,8 +213,6 @@ class Canvas:
         head = p[0] - r[0] * (np.cos(arc) * tangent[0] - np.sin(arc) * normal[0])
         left, right = p + normal * r[:, None], p - normal * r[:, None]
         return self.path(np.vstack([left, tail, right[::-1], *([] if flat else [head])]), **how)
-
-    # paint
 
     def fill(self, shape: Shape, colour: Colour, opacity: float | Array = 1.0, within: Shape | None = None) -> None:
         """Paint the shape over what is there, or only onto what is painted inside `within`. `colour` may be (H, W, 3) on the shape's window."""
@@ -278,8 +279,6 @@ class Canvas:
             dot = self.ellipse(x, y, r, r * (0.55 + 0.45 * rng.random()), 180 * rng.random(), margin=2)
             self.fill(dot, colours[int(rng.random() * len(colours))], opacity, within=shape)
 
-    # the finished picture
-
     def finish(self, bleed: int = 8, step: int = 4) -> NDArray[np.uint8]:
         """uint8 (H, W, 4), not premultiplied; colours run on `bleed` px outside the alpha, then stay constant (so that no fringe shows).
 
@@ -288,11 +287,11 @@ class Canvas:
         h, w = self.height, self.width
         a = self.a.reshape(h, SCALE, w, SCALE).mean(axis=(1, 3))
         c = self.rgb.reshape(h, SCALE, w, SCALE, 3).mean(axis=(1, 3))
-        alpha = np.round(a * 255)
+        alpha = nearest(a * 255)
         seen = alpha > 0
         colour = np.where(seen[..., None], c / np.maximum(a, 1e-9)[..., None], 0)
-        if seen.any() and not seen.all():
+        if not seen.all():
             far, (i, j) = ndimage.distance_transform_edt(~seen, return_indices=True)
             colour = np.where((far <= bleed)[..., None], colour[i, j], colour[seen].mean(axis=0))
-        colour = np.minimum(np.round(np.clip(colour, 0, 1) * 255 / step) * step, 255)
+        colour = np.minimum(nearest(np.clip(colour, 0, 1) * 255 / step) * step, 255)
         return np.concatenate([colour, alpha[..., None]], axis=2).astype(np.uint8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from _brush import Array, Canvas, Colour, mix, rgb, smoothstep, spline
+from _brush import Array, Canvas, Colour, mix, nearest, rgb, smoothstep, spline
 from _meat import CHAR, INK, gloss, outline
 from numpy.typing import NDArray
 
@@ -203,7 +203,7 @@ def opaque(picture: NDArray[np.uint8], background: Callable[[Array, Array], Arra
     x, y = (np.arange(w) + 0.5)[None, :], (np.arange(h) + 0.5)[:, None]
     behind = background(x, y) if callable(background) else np.broadcast_to(rgb(background), (h, w, 3))
     a = picture[..., 3:] / 255
-    return np.round((picture[..., :3] / 255 * a + behind * (1 - a)) * 255).astype(np.uint8)
+    return nearest((picture[..., :3] / 255 * a + behind * (1 - a)) * 255).astype(np.uint8)
 
 
 def egg() -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from _brush import Array, Canvas, Shape, mix, pts, rgb, smoothstep
+from _brush import Array, Canvas, Shape, mix, nearest, pts, rgb, smoothstep
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -254,4 +254,4 @@ def campsite() -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
     picture = picture * rgb([1.04, 1.0, 0.93]) + 0.012
     grain = np.random.default_rng(351).random((HEIGHT, WIDTH, 4)).sum(axis=2) - 2  # near to a normal distribution
     picture = picture + 0.005 * grain[..., None]
-    return np.minimum(np.round(np.clip(picture, 0, 1) * 255 / 6) * 6, 255).astype(np.uint8), masks  # the grain hides the steps of 6
+    return np.minimum(nearest(np.clip(picture, 0, 1) * 255 / 6) * 6, 255).astype(np.uint8), masks  # the grain hides the steps of 6
