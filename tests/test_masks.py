@@ -552,7 +552,7 @@ def test_garbage_is_refused_in_our_words(value: Any, kind: str | None, resize: b
 
 
 @pytest.mark.full
-@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 @garbage_test
 def test_garbage_is_refused_in_our_words_many_times(value: Any, kind: str | None, resize: bool, size: tuple[int, int]) -> None:
     check_garbage(value, kind, resize, size)

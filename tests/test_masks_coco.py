@@ -45,7 +45,7 @@ def random_ring(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     ring[1] = ring[-1] = ring[0]  # doubled vertices
     if rng.random() < 0.3:
         ring[:, rng.integers(0, 2)] = ring[0, 0]  # without area
-    return ring * rng.choice([1, 1, 100, 3000])
+    return ring * rng.choice([1, 1, 100, 1000])
 
 
 def compare(count: int, largest: int, seed: int) -> None:
@@ -63,9 +63,9 @@ def test_thousands_of_polygons() -> None:
 
 
 @pytest.mark.full
-def test_a_hundred_thousand_polygons() -> None:
-    compare(100_000, 40, 2)
-    compare(2_000, 500, 3)
+def test_fifty_thousand_polygons() -> None:
+    compare(50_000, 40, 2)
+    compare(500, 500, 3)
 
 
 points = st.lists(st.tuples(st.floats(-50, 80), st.floats(-50, 80)), min_size=3, max_size=10)
