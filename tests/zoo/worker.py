@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from comfyui_sam3d.contract.errors import OptionError, Sam3dError
+from comfyui_sam3d.contract.messages import JobDone
 from comfyui_sam3d.contract.request import ExportOptions, ReconstructRequest
 from comfyui_sam3d.contract.scene import Mesh, Scene, SceneObject
 from comfyui_sam3d.contract.version import PROTOCOL
@@ -310,8 +311,8 @@ def stops_itself(request: ReconstructRequest, job: Job) -> Scene:
 
 
 def child(*, session: bool) -> int:
-    """A grandchild of the client that sleeps for a minute."""
-    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=session).pid
+    """A grandchild of the client that sleeps for ten minutes."""
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=session).pid
 
 
 @animal
@@ -382,6 +383,20 @@ def dies_in_a_frame(request: ReconstructRequest, job: Job) -> Scene:
     os.write(STREAM[0], struct.pack("<QQ", 1000, 900) + b"{" * 100)
     os.kill(os.getpid(), signal.SIGKILL)
     return scene(request)
+
+
+@animal
+def answers_and_dies(request: ReconstructRequest, job: Job) -> Scene:
+    """An answer of `seed` bytes; death as soon as its last byte is in the pipe."""
+    real = channel_module.Channel.send
+
+    def send(self: channel_module.Channel, message: Any) -> None:
+        real(self, message)
+        if isinstance(message, JobDone):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    channel_module.Channel.send = send  # type: ignore[method-assign]
+    return answers(request, job)
 
 
 @animal
