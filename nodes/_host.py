@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,8 @@ def _directory(kind: str) -> Path:
     paths = _module("folder_paths")
     if paths is not None:
         return Path(getattr(paths, f"get_{kind}_directory")())
+    import tempfile
+
     base = os.environ.get("SAM3D_NODES_DIR") or os.path.join(tempfile.gettempdir(), "sam3d_nodes")
     folder = Path(base) / kind
     folder.mkdir(parents=True, exist_ok=True)

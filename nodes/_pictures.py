@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from ..contract.errors import EmptyMaskError, ImageError, MaskError, OptionError
-from ..contract.images import read_image
-from ..contract.masks import parse_masks
 
 WHITE, BLACK = "white is the object", "black is the object"
 POLARITIES = [WHITE, BLACK]
@@ -23,6 +21,8 @@ log = logging.getLogger("sam3d")
 
 def read_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
     """A mask file -> float32 (H, W) in 0..1 of the picture's size: its alpha where that says something, else its brightness."""
+    from ..contract.images import read_image  # in functions: ComfyUI's start doesn't pay for them
+
     found = read_image(path)
     values = found.alpha if found.alpha is not None else found.image.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     one: np.ndarray = resized(np.asarray(values, np.float32)[None] / 255, size, path.name)[0]
@@ -47,6 +47,8 @@ def objects(image: np.ndarray, mask: np.ndarray, polarity: str) -> list[tuple[np
     B = 1: one request of N objects. B = N: N requests, picture by picture. Raises an InputError for anything else, and for masks that
     select nothing or everything.
     """
+    from ..contract.masks import parse_masks
+
     if image.ndim == 3:
         image = image[None]
     if mask.ndim == 2:

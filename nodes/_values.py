@@ -113,7 +113,9 @@ def _one_canvas(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
     uvs = []
     for row, texture, mesh in zip(canvas, textures, meshes):
         h, w = texture.shape[:2]
-        row[:h, :w] = np.minimum((texture + np.float32(0.25)) / 255, 1)  # core's writers cut off instead of rounding: stay clear of the edge
+        row[:h, :w] = np.minimum(
+            (texture + np.float32(0.25)) / 255, 1
+        )  # core's writers cut off instead of rounding: stay clear of the edge
         row[h:, :w], row[:, w:] = (
             row[h - 1 : h, :w],
             row[:, w - 1 : w],

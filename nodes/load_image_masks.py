@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from ..contract.errors import MaskError, Sam3dError
-from ..contract.images import read_image
 from ..contract.names import safe_filename
 from . import _files, _host, _pictures
 
@@ -77,6 +76,8 @@ class LoadImageMasks:
 
 def load(path: Path, masks: Sequence[Path], polarity: str) -> tuple[np.ndarray, np.ndarray]:
     """A picture and its mask files -> float32 (H, W, 3) and (N, H, W), 0..1, 1 where the object is. No files: the picture's alpha."""
+    from ..contract.images import read_image
+
     picture = read_image(path)
     colours = picture.image.astype(np.float32) / 255
     if masks:

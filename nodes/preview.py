@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Any
 
 from ..contract.request import FORMATS, ExportOptions
@@ -42,5 +42,5 @@ class Preview:
         name = FORMATS[form][0]
         base = _host.temp_dir()
         # A name of its own each time: browsers would show the last picture of an equal name.
-        (path,) = _files.save(f"sam3d_preview_{secrets.token_hex(4)}", base, {name[name.rindex(".") :]: files[name]})
+        (path,) = _files.save(f"sam3d_preview_{os.urandom(4).hex()}", base, {name[name.rindex(".") :]: files[name]})
         return {"ui": {"images": [_files.ui_entry(path, base, "temp")], "animated": (turning,)}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import types
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, folder in (("input", _host.input_dir()), ("output", _host.output_dir()), ("temp", _host.temp_dir())):
         assert folder == tmp_path / "alone" / kind and folder.is_dir()
     monkeypatch.delenv("SAM3D_NODES_DIR")
-    monkeypatch.setattr(_host.tempfile, "gettempdir", lambda: str(tmp_path / "system"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "system"))
     assert _host.output_dir() == tmp_path / "system" / "sam3d_nodes" / "output"
     FakeHost(monkeypatch, tmp_path)
     assert _host.input_dir() == tmp_path / "host-input"
