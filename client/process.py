@@ -207,7 +207,7 @@ class WorkerProcess:
         while not self._group.exited():
             now = time.monotonic()
             if now - looked > 10 * TICK:  # this whole process was stopped or starved: it listened to nobody
-                self._last_seen = now
+                self._last_seen, self._born = now, self._born + now - looked
             looked = now
             if self._judge(now):
                 break
