@@ -1,13 +1,11 @@
-"""Records, their JSON and arrays, the frames on the wire, errors and names: property tests of the contract's foundations."""
+"""Records, their JSON and arrays, messages, errors and names: property tests of the contract's foundations."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import pickle
-import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import hypothesis.extra.numpy as hnp
@@ -25,219 +23,14 @@ from comfyui_sam3d.contract.errors import (
     ProtocolError,
     Sam3dError,
 )
-from comfyui_sam3d.contract.frames import CHUNK, MAX_FRAME, encode_frame, read_frame, write_frame
+from comfyui_sam3d.contract.frames import read_frame
 from comfyui_sam3d.contract.messages import FROM_CLIENT, FROM_WORKER, from_wire, to_wire
 from comfyui_sam3d.contract.names import safe_filename, unique_filenames
 from comfyui_sam3d.contract.record import Record, array, content_key, limits, pack, unpack
 from comfyui_sam3d.contract.request import DraftOptions, ExportOptions, ReconstructRequest
 from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Scene, SceneObject
 from hypothesis import given, settings
-
-DTYPES = [np.dtype(d) for d in ("bool", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")]
-
-
-def twist(item: np.ndarray, how: str) -> np.ndarray:
-    """The same values in another layout of memory."""
-    if how == "Fortran":
-        return np.asfortranarray(item)
-    if how == "reversed":
-        return np.ascontiguousarray(item[..., ::-1])[..., ::-1] if item.ndim else item
-    if how == "strided":
-        return np.repeat(item, 2, axis=-1)[..., ::2] if item.ndim else item
-    if how == "transposed":
-        return np.ascontiguousarray(item.T).T
-    if how == "misaligned":
-        raw = np.zeros(item.nbytes + 1, np.uint8)
-        out = raw[1:].view(item.dtype).reshape(item.shape)
-        out[...] = item
-        return out
-    if how == "read-only":
-        item = item.copy()
-        item.setflags(write=False)
-    if how == "broadcast":
-        return np.broadcast_to(item, (2, *item.shape))
-    return item
-
-
-LAYOUTS = ["plain", "Fortran", "reversed", "strided", "transposed", "misaligned", "read-only", "broadcast"]
-arrays = st.builds(
-    twist,
-    st.sampled_from(DTYPES).flatmap(lambda d: hnp.arrays(d, hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))),
-    st.sampled_from(LAYOUTS),
-)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=10,
-)
-messages = st.dictionaries(st.text(), json_values, max_size=4)
-
-
-# -- frames
-
-
-def sent(message: Mapping[str, Any], items: Mapping[str, np.ndarray]) -> bytes:
-    out = io.BytesIO()
-    write_frame(out.write, message, items)
-    return out.getvalue()
-
-
-def reader(data: bytes, most: int = 1 << 30) -> Callable[[memoryview], int]:
-    """A stream that gives at most so many bytes at once."""
-    stream = io.BytesIO(data)
-    return lambda view: stream.readinto(view[:most])
-
-
-def same(one: np.ndarray, other: np.ndarray) -> None:
-    assert one.dtype == other.dtype and one.shape == other.shape
-    assert np.ascontiguousarray(one).tobytes() == np.ascontiguousarray(other).tobytes()  # NaN too
-
-
-@given(messages, st.dictionaries(st.text(min_size=1), arrays, max_size=4), st.sampled_from([1, 7, 1 << 30]))
-@settings(max_examples=200, deadline=None)
-def test_frames_arrive_intact(message: dict[str, Any], items: dict[str, np.ndarray], most: int) -> None:
-    read = reader(sent(message, items) * 2, most)
-    for _ in range(2):
-        found = read_frame(read)
-        assert found is not None
-        assert found[0] == message and set(found[1]) == set(items)
-        for name, item in items.items():
-            same(found[1][name], item)
-    assert read_frame(read) is None
-
-
-@given(st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1), arrays, max_size=4))
-@settings(deadline=None)
-def test_the_safetensors_library_reads_frames(items: dict[str, np.ndarray]) -> None:
-    safetensors = pytest.importorskip("safetensors.numpy")
-    data = sent({"a": "ü"}, items)
-    assert struct.unpack("<Q", data[:8]) == (len(data) - 8,)
-    found = safetensors.load(data[8:])
-    assert set(found) == set(items)
-    for name, item in items.items():
-        same(found[name], item)
-
-
-def test_large_arrays_go_in_pieces() -> None:
-    big = np.arange(3 * CHUNK // 4, dtype=np.float32).reshape(3, -1)
-    for item in (big, big[:, ::-1], big.T, np.broadcast_to(big[:1], big.shape), big[:, :: big.shape[1] - 1]):
-        pieces = list(encode_frame({}, {"a": item}))
-        assert max(len(piece) for piece in pieces) <= CHUNK
-        found = read_frame(reader(b"".join(pieces)))
-        assert found is not None
-        same(found[1]["a"], item)
-
-
-@pytest.mark.parametrize("dtype", ["O", "U3", "S3", "c16", "M8[s]", ">f4", "V4", [("a", "f4")], "g"])
-def test_what_cannot_be_sent_is_refused_before_a_byte(dtype: Any) -> None:
-    written: list[bytes] = []
-    with pytest.raises(TypeError, match="can't be sent"):
-        write_frame(written.append, {}, {"fine": np.zeros(3), "x": np.zeros(2, dtype)})
-    assert not written
-
-
-@pytest.mark.parametrize("message", [{"a": object()}, {"a": {1, 2}}, {"a": np.zeros(3)}, {"a": b"bytes"}])
-def test_what_json_cannot_say_is_refused_before_a_byte(message: dict[str, Any]) -> None:
-    written: list[bytes] = []
-    with pytest.raises(TypeError):
-        write_frame(written.append, message, {})
-    assert not written
-
-
-def test_numpy_scalars_and_any_text_in_a_message() -> None:
-    found = read_frame(reader(sent({"a": np.float32(0.5), "b": [np.int64(3), np.bool_(True)], "c": "\udc80 ü \0"}, {})))
-    assert found is not None and found[0] == {"a": 0.5, "b": [3, True], "c": "\udc80 ü \0"}
-
-
-def test_a_stream_cut_anywhere() -> None:
-    data = sent({"type": "Beat"}, {"a": np.arange(5.0), "b": np.zeros((0, 3), bool)})
-    assert read_frame(reader(b"")) is None
-    for length in range(1, len(data)):
-        with pytest.raises(ProtocolError):
-            read_frame(reader(data[:length]))
-
-
-def frame(header: Any, body: bytes = b"", *, length: int | None = None) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<QQ", length if length is not None else 8 + len(text) + len(body), len(text)) + text + body
-
-
-META = {"__metadata__": {"sam3d": "{}"}}
-
-
-def entry(dtype: Any = "F32", shape: Any = (2,), offsets: Any = (0, 8)) -> dict[str, Any]:
-    return {**META, "a": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
-
-
-HOSTILE: dict[str, bytes] = {
-    "no json": frame(b"hello"),
-    "empty": frame(b"{}"),
-    "a list": frame([1]),
-    "null": frame(None),
-    "no message": frame({"__metadata__": {}}),
-    "message is no text": frame({"__metadata__": {"sam3d": {}}}),
-    "message is no object": frame({"__metadata__": {"sam3d": "[1]"}}),
-    "message is no json": frame({"__metadata__": {"sam3d": "{"}}),
-    "deep json": frame(b"[" * 200_000),
-    "not UTF-8": frame(b'{"__metadata__": {"sam3d": "{}"}, "\xff": 1}'),
-    "unknown dtype": frame(entry("F8_E4M3"), bytes(8)),
-    "dtype is a list": frame(entry(["F32"]), bytes(8)),
-    "shape is a number": frame(entry(shape=2), bytes(8)),
-    "shape is a text": frame(entry(shape="2"), bytes(8)),
-    "shape of floats": frame(entry(shape=[2.0]), bytes(8)),
-    "negative shape": frame(entry(shape=[-2, -1]), bytes(8)),
-    "huge shape": frame(entry(shape=[2**70], offsets=[0, 2**72]), bytes(8)),
-    "huge shape of nothing": frame(entry(shape=[2**70, 0], offsets=[0, 0])),
-    "seventy axes": frame(entry(shape=[1] * 70, offsets=[0, 4]), bytes(4)),
-    "NaN in the shape": frame(b'{"__metadata__": {"sam3d": "{}"}, "a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}', bytes(8)),
-    "offsets of three": frame(entry(offsets=[0, 4, 8]), bytes(8)),
-    "offsets missing": frame({**META, "a": {"dtype": "F32", "shape": [2]}}, bytes(8)),
-    "offsets beyond": frame(entry(offsets=[4, 12]), bytes(8)),
-    "offsets backwards": frame(entry(offsets=[8, 0]), bytes(8)),
-    "offsets negative": frame(entry(offsets=[-8, 0]), bytes(8)),
-    "offsets don't fit the shape": frame(entry(shape=[3]), bytes(8)),
-    "overlapping": frame({**entry(), "b": entry()["a"]}, bytes(8)),
-    "a hole": frame(entry(offsets=[4, 12]), bytes(12)),
-    "more than its arrays": frame(entry(), bytes(12)),
-    "entry is a number": frame({**META, "a": 5}, bytes(8)),
-    "entry is null": frame({**META, "a": None}, bytes(8)),
-    "name twice": frame(b'{"__metadata__": {"sam3d": "{}"}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}, "a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}', bytes(2)),
-    "bool that is neither": frame(entry("BOOL", [2], [0, 2]), b"\x01\x02"),
-    "length too small": struct.pack("<Q", 3) + b"abc",
-    "length absurd": struct.pack("<Q", MAX_FRAME + 1),
-    "length beyond memory": struct.pack("<QQ", MAX_FRAME, 100) + bytes(100),
-    "header longer than the frame": struct.pack("<QQ", 20, 1000) + bytes(2000),
-    "header absurd": struct.pack("<QQ", 2**35, 2**34),
-    "printed text": b"Loading model...\n" * 3,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_frames(name: str) -> None:
-    with pytest.raises(ProtocolError) as caught:
-        read_frame(reader(HOSTILE[name]))
-    assert len(caught.value.message) < 500
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_are_a_frame_or_a_protocol_error(data: bytes) -> None:
-    try:
-        read_frame(reader(struct.pack("<QQ", 8 + len(data), len(data)) + data))
-    except ProtocolError:
-        pass
-
-
-@given(st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_damaged_header(data: st.DataObject) -> None:
-    good = bytearray(sent({"type": "Beat"}, {"a": np.arange(3.0), "b": np.zeros(2, bool)}))
-    for _ in range(data.draw(st.integers(1, 3))):
-        good[data.draw(st.integers(16, len(good) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        read_frame(reader(bytes(good)))
-    except ProtocolError:
-        pass
-
+from wire import json_values, reader, same, sent
 
 # -- records
 
