@@ -60,6 +60,7 @@ def test_the_rim_is_narrower() -> None:
     split = splat_surface(
         corners, np.array([[0, 1, 2]]), np.array([True, True, False]), np.zeros((1, 3, 2)), np.zeros((1, 1, 3), np.uint8), 1, 1.0
     )
+    assert len(split.positions) == 4  # a triangle that faces the front has no layer below at the silhouette
     ratio = split.scales[:, 0] / split.scales[:, 0].max()
     # Corner pieces 0 and 1 and the middle one touch the edge that lies on the rim (its midpoint counts), the third corner doesn't.
     assert sorted(np.round(ratio, 3)) == [0.667, 0.667, 0.667, 1.0]
