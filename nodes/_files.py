@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -148,6 +149,7 @@ def _first_free(target: Path, name: str) -> int:
 
 def _write(target: Path, stem: str, files: Mapping[str, bytes], folder: Mapping[str, bytes]) -> list[Path]:
     made: list[Path] = []
+    own_folder = False
     try:
         for ending, data in files.items():
             path = target / f"{stem}{ending}"
@@ -155,6 +157,7 @@ def _write(target: Path, stem: str, files: Mapping[str, bytes], folder: Mapping[
             made.append(path)
         if folder:
             (target / stem).mkdir()  # exclusive as well
+            own_folder = True
             for name, data in folder.items():
                 path = contained(name, target / stem)
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +166,8 @@ def _write(target: Path, stem: str, files: Mapping[str, bytes], folder: Mapping[
     except BaseException:
         for path in made:
             path.unlink(missing_ok=True)
+        if own_folder:
+            shutil.rmtree(target / stem, ignore_errors=True)
         raise
     return made
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +79,19 @@ class LoadFolder:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, folder: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, folder: str | None = None) -> bool | str:
+        """What is linked is None here: it is looked at when it is there."""
         try:
-            _pairs(folder, "any")
+            if folder is not None:
+                _pairs(folder, "any")
         except Sam3dError as problem:
             return str(problem)
         return True
 
     @classmethod
-    def IS_CHANGED(cls, folder: str, pairing: str, **_: Any) -> str:
+    def IS_CHANGED(cls, folder: str | None = None, pairing: str | None = None, **_: Any) -> Any:
+        if folder is None or pairing is None:
+            return math.nan
         return _files.fingerprint([path for pair in _pairs(folder, pairing) for path in (pair.image, *pair.masks)])
 
     def load(

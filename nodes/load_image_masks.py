@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,16 +57,21 @@ class LoadImageMasks:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, image: str, masks: str) -> bool | str:
+    def VALIDATE_INPUTS(cls, image: str | None = None, masks: str | None = None) -> bool | str:
+        """What is linked is None here: it is looked at when it is there."""
         try:
-            _files.picked(image)
-            _files.picked_many(masks)
+            if image is not None:
+                _files.picked(image)
+            if masks is not None:
+                _files.picked_many(masks)
         except Sam3dError as problem:
             return str(problem)
         return True
 
     @classmethod
-    def IS_CHANGED(cls, image: str, masks: str, polarity: str) -> str:
+    def IS_CHANGED(cls, image: str | None = None, masks: str | None = None, **_: Any) -> Any:
+        if image is None or masks is None:
+            return math.nan  # which files, only the linked node knows: look again each time
         return _files.fingerprint([_files.picked(image), *_files.picked_many(masks)])
 
     def load(self, image: str, masks: str, polarity: str) -> tuple[Any, Any, str, str]:

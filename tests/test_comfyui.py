@@ -205,6 +205,14 @@ def test_wrong_inputs(host: Host) -> None:
     assert "leads out of the folder 'output'" in error_of(host.run(away))
 
 
+def test_a_linked_text_names_the_masks(host: Host) -> None:
+    linked = simple(16, n4=("PrimitiveStringMultiline", {"value": "cut out 肉.png"}))
+    linked["1"]["inputs"] |= {"image": "plain.png", "masks": ["4", 0]}
+    assert host.run(linked).messages[-1][1] == "execution_success"
+    linked["4"]["inputs"]["value"] = "../../x.png"
+    assert "leads out" in error_of(host.run(linked))
+
+
 def test_outputs_that_are_switched_off_block_with_a_message(host: Host) -> None:
     off = simple(12, n4=("PreviewGaussianSplat", {"model_3d": ["3", 1], "viewport_state": {}, "width": 64, "height": 64}))
     off["3"]["inputs"]["ply"] = False
@@ -298,6 +306,21 @@ def test_example_graphs(real: Host, name: str) -> None:
     (picture, *_) = files(real, run.outputs["4"]["images"])
     with Image.open(io.BytesIO(picture)) as shown:
         assert len(shown.convert("RGB").resize((32, 32)).getcolors(1024) or ()) > 20, "the preview shows something"
+
+
+def test_interrupt_of_the_real_worker(real: Host) -> None:
+    long = graph("sam3d_several_masks")
+    long["2"]["inputs"] |= {"quality": "best", "seed": 5}
+    with real.listening() as run:
+        run.post(long)
+        while run.next()[0] != "progress":
+            pass
+        start = time.monotonic()
+        real.post("/interrupt", {})
+        assert run.wait() == "execution_interrupted" and time.monotonic() - start < 2
+    again = graph("sam3d_one_object")
+    again["2"]["inputs"]["seed"] = 6
+    assert real.run(again).messages[-1][1] == "execution_success"
 
 
 @pytest.mark.skipif("COMFY_CLI" not in os.environ, reason="COMFY_CLI names no comfy-cli")

@@ -169,3 +169,18 @@ def test_a_full_or_forbidden_disk_is_one_clear_error(folders: Path) -> None:
     (folders / "output" / "3d").write_bytes(b"a file where the folder should be")
     with pytest.raises(OutputError, match="can't be written"):
         _files.save("3d/x", folders / "output", {".glb": b"x"})
+
+
+def test_a_disk_that_fills_up_leaves_nothing(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, written = _files._create, []
+
+    def create(path: Path, data: bytes) -> None:
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        real(path, data)
+
+    monkeypatch.setattr(_files, "_create", create)
+    with pytest.raises(OutputError, match="No space left"):
+        _files.save("x", folders / "output", {".glb": b"1"}, {"model.obj": b"2", "model.mtl": b"3"})
+    assert len(written) == 2 and list((folders / "output").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
 import os
@@ -202,6 +203,15 @@ def test_folder_notices_changes(folders: Path) -> None:
     first = kind.IS_CHANGED(folder=".", pairing="any", polarity=WHITE, limit=0)
     draw(folders / "input" / "b.png", (2, 2, 8, 8))
     assert first != kind.IS_CHANGED(folder=".", pairing="any", polarity=WHITE, limit=0)
+
+
+def test_linked_widgets_are_looked_at_later(folders: Path) -> None:
+    for node, names in (("SAM3DLoadImageMasks", ("image", "masks", "polarity")), ("SAM3DLoadFolder", ("folder", "pairing", "polarity"))):
+        kind = NODE_CLASS_MAPPINGS[node]
+        linked = dict.fromkeys(names)
+        assert kind.IS_CHANGED(**linked) != kind.IS_CHANGED(**linked), "never the same: always looked at again"
+        taken = inspect.signature(kind.VALIDATE_INPUTS).parameters
+        assert kind.VALIDATE_INPUTS(**{name: None for name in names if name in taken}) is True
 
 
 # -- reconstruct
