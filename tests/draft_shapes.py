@@ -99,8 +99,7 @@ def assert_closed(mesh: Mesh) -> trimesh.Trimesh:
     body = welded(mesh)
     assert len(body.faces) == len(mesh.faces)
     assert body.is_watertight and body.is_winding_consistent
-    _, counts = np.unique(body.edges_sorted, axis=0, return_counts=True)
-    assert (counts == 2).all()
+    assert (edge_counts(np.asarray(body.faces))[1] == 2).all()
     assert body.volume > 0
     labels = trimesh.graph.connected_component_labels(body.face_adjacency, len(body.faces))
     corners = body.triangles - body.vertices.mean(0)
@@ -109,6 +108,13 @@ def assert_closed(mesh: Mesh) -> trimesh.Trimesh:
     assert body.area_faces.min() > 0
     assert fans(body.faces) == len(np.unique(body.faces))
     return body
+
+
+def edge_counts(faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Undirected edges (E, 2), and how many faces have each."""
+    edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2).astype(np.int64), 1)
+    keys, counts = np.unique(edges[:, 0] << 32 | edges[:, 1], return_counts=True)
+    return np.stack([keys >> 32, keys & 0xFFFFFFFF], 1), counts
 
 
 def fans(faces: np.ndarray) -> int:
@@ -146,8 +152,7 @@ def silhouette(scene: Scene, item: SceneObject, samples: int = 4) -> np.ndarray:
     one, two = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     towards = one[:, 0] * two[:, 1] - one[:, 1] * two[:, 0] < -1e-6
     faces = np.asarray(body.faces)[towards]
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    kept, counts = np.unique(np.sort(edges, 1), axis=0, return_counts=True)
+    kept, counts = edge_counts(faces)
     outline = pixels[kept[counts == 1]]
     height, width = scene.camera.height * samples, scene.camera.width * samples
     low, high = np.sort(outline[:, :, 1], 1).T

@@ -59,11 +59,12 @@ def test_gates_hold_for_photographs(name: str) -> None:
     """Photographs that scikit-image ships, cut out by GrabCut. Their ragged masks keep less of the outline."""
     cv2 = pytest.importorskip("cv2")
     data = pytest.importorskip("skimage.data")
-    image = np.ascontiguousarray(getattr(data, name)()[..., :3])
+    step = 1 if name == "rocket" else 2
+    image = np.ascontiguousarray(getattr(data, name)()[::step, ::step, :3])
     x, y, width, height = {
-        "astronaut": (60, 5, 400, 505),
-        "chelsea": (60, 10, 330, 285),
-        "coffee": (130, 20, 420, 350),
+        "astronaut": (30, 2, 200, 252),
+        "chelsea": (30, 5, 165, 142),
+        "coffee": (65, 10, 210, 175),
         "rocket": (295, 60, 50, 290),
     }[name]
     labels = np.zeros(image.shape[:2], np.uint8)
@@ -225,7 +226,7 @@ def test_nothing_of_the_background_leaks_in() -> None:
         {"back": "detail"},
         {"profile": "voxel", "back": "contour"},
     ):
-        item = solve(mask, image, **options).objects[0]
+        item = solve(mask, image, quality="fast", **options).objects[0]
         uv = np.concatenate([item.mesh.uvs, item.mesh.uvs[item.mesh.faces].mean(1)])
         height, width = item.mesh.texture.shape[:2]
         used = item.mesh.texture[
@@ -248,14 +249,15 @@ def test_back_modes() -> None:
     image = np.full((*mask.shape, 3), (200, 40, 40), np.uint8)
     image[96:160, 96:160] = (20, 20, 220)  # a mark in the middle of the front
     blue = {
-        mode: (back_colours(solve(mask, image, back=mode, preset="prop"))[:, 2] > 128).mean() for mode in ("mirror", "contour", "solid")
+        mode: (back_colours(solve(mask, image, back=mode, preset="prop", quality="fast"))[:, 2] > 128).mean()
+        for mode in ("mirror", "contour", "solid")
     }
     assert blue["mirror"] > 0.05 and blue["contour"] == blue["solid"] == 0
-    assert np.abs(back_colours(solve(mask, image, back="solid", preset="prop")) - (200, 40, 40)).max() < 6
+    assert np.abs(back_colours(solve(mask, image, back="solid", preset="prop", quality="fast")) - (200, 40, 40)).max() < 6
     behind = np.zeros((64, 64, 4), np.uint8)
     behind[4:60, 4:60] = (0, 250, 0, 255)
     behind[4:60, 32:60] = (250, 250, 0, 255)  # right as seen from behind, so the object's own right is x < 0
-    scene = solve(mask, image, back="image", back_image=behind, preset="prop")
+    scene = solve(mask, image, back="image", back_image=behind, preset="prop", quality="fast")
     mesh, colours = scene.objects[0].mesh, back_colours(scene)
     x = mesh.vertices[mesh.normals[:, 2] < -0.95, 0]
     assert (colours[x < -0.05, 0] > 200).all() and (colours[x > 0.05, 0] < 50).all()
@@ -267,7 +269,7 @@ def test_back_modes() -> None:
 def test_detail_puts_the_fronts_grain_on_the_back() -> None:
     mask = shape("disc")
     image = np.where(np.indices(mask.shape).sum(0)[..., None] % 8 < 4, np.uint8(100), np.uint8(160)) * np.ones(3, np.uint8)
-    smooth, grained = (back_colours(solve(mask, image, back=m, preset="prop")).std() for m in ("contour", "detail"))
+    smooth, grained = (back_colours(solve(mask, image, back=m, preset="prop", quality="fast")).std() for m in ("contour", "detail"))
     assert grained > smooth + 4
 
 

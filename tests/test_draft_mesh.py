@@ -9,7 +9,7 @@ from comfyui_sam3d.worker.draft.height import laplacian, poisson, puffball, satu
 from comfyui_sam3d.worker.draft.mask import cut, distance_inside
 from comfyui_sam3d.worker.draft.planar import Planar, marching_squares
 from comfyui_sam3d.worker.draft.solid import Solid, close, voxels
-from draft_shapes import SHAPES, assert_closed, enlarged, fans, iou, not_thin, picture, shape, silhouette, solve, welded
+from draft_shapes import SHAPES, assert_closed, edge_counts, enlarged, fans, iou, not_thin, picture, shape, silhouette, solve, welded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -27,9 +27,7 @@ def expected_euler(inside: np.ndarray) -> int:
 def check_solid(solid: Solid, euler: int) -> None:
     assert solid.is_closed()
     assert solid.euler() == euler
-    edges = np.sort(solid.faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), 1)
-    _, counts = np.unique(edges, axis=0, return_counts=True)
-    assert (counts == 2).all()
+    assert (edge_counts(solid.faces)[1] == 2).all()
     assert fans(solid.faces) == len(solid.positions) == len(np.unique(solid.faces))
     a, b, c = (solid.positions[solid.faces[:, i]] for i in range(3))
     assert np.einsum("ij,ij->i", a, np.cross(b, c)).sum() > 0  # six times the volume
@@ -45,7 +43,7 @@ def flat(mask: np.ndarray, grid: int = 96) -> tuple[Planar, np.ndarray, float, n
     return planar, planar.points * cell + field.origin, cell, field.depth
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 14), st.integers(2, 14), st.floats(0.1, 0.95), st.booleans(), st.booleans())
 def test_any_field_gives_a_closed_oriented_manifold(seed: int, rows: int, columns: int, share: float, wall: bool, smooth: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -67,7 +65,7 @@ def test_any_field_gives_a_closed_oriented_manifold(seed: int, rows: int, column
     assert (np.minimum(along[:, 0], along[:, 1]) < 1e-9).all()  # contour vertices lie on grid edges
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.floats(0.05, 0.95))
 def test_any_pixels_give_closed_voxels(seed: int, rows: int, columns: int, share: float) -> None:
     mask = np.random.default_rng(seed).random((rows, columns)) < share
@@ -81,7 +79,7 @@ def test_any_pixels_give_closed_voxels(seed: int, rows: int, columns: int, share
         assert volume / 6 == pytest.approx(3.0 * mask.sum(), rel=0.05)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.floats(0.8, 6),
@@ -105,11 +103,11 @@ def test_any_mask_gives_a_watertight_mesh(seed: int, grain: float, level: float,
 @pytest.mark.parametrize("profile", ["puffball", "round"])
 @pytest.mark.parametrize("name", SHAPES)
 def test_named_shapes_are_closed_and_keep_their_topology(name: str, profile: str, rim: str) -> None:
-    mask = shape(name)
+    mask = shape(name, 160)
     scene = solve(mask, profile=profile, rim=rim, quality="fast")
     body = assert_closed(scene.objects[0].mesh)
     if name in ("disc", "ring", "star", "cross", "ladder", "sword"):
-        assert body.euler_number == {"ring": 0, "ladder": expected_euler(shape("ladder"))}.get(name, 2)
+        assert body.euler_number == {"ring": 0, "ladder": expected_euler(shape("ladder", 160))}.get(name, 2)
     if name in ("disc", "ring", "ladder", "checkerboard", "sword"):
         assert not scene.objects[0].info["facts"]["rescued"], "only what is thinner than the grid is thickened"
 
@@ -143,7 +141,7 @@ def test_thin_lines_are_thickened_to_what_the_grid_holds(grid: int) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_front_is_the_mask(name: str) -> None:
     """Gate 4 at both grids, on shapes of any width; lines too thin for the grid, or for pixels (6 px), are left out. Gates 3 and 6 beside it."""
-    side = 640 if name == "blobs" else 400  # dozens of small bodies need their pixels
+    side = 640 if name == "blobs" else 320  # dozens of small bodies need their pixels
     mask = shape(name, side)
     for options, limit in (({}, 0.98), ({"grid": 192}, 0.99)):
         scene = solve(mask, **options)
@@ -218,13 +216,13 @@ def test_face_budget_is_kept(budget: int, rim: str) -> None:
 
 
 def test_thickness_options() -> None:
-    mask = shape("disc")
+    mask = shape("disc", 128)
     thick = {k: np.ptp(solve(mask, quality="fast", **o).objects[0].mesh.vertices[:, 2]) for k, o in {
         "prop": {"preset": "prop"}, "slab": {"preset": "slab"}, "figure": {"preset": "figure"}, "ball": {"preset": "ball"},
         "own": {"preset": "prop", "max_thickness": 0.2}, "off": {"preset": "prop", "max_thickness": 0.0}, "thin": {"preset": "ball", "thickness": 0.1},
     }.items()}  # fmt: skip
     assert 0.13 < thick["slab"] <= 0.14 < thick["own"] <= 0.2 < thick["prop"] <= 0.3 < thick["figure"] <= 0.45 < thick["ball"] <= 0.92
-    assert thick["off"] == pytest.approx(0.9, abs=0.02) and thick["thin"] == pytest.approx(0.1, abs=0.01)
+    assert thick["off"] == pytest.approx(0.9, abs=0.03) and thick["thin"] == pytest.approx(0.1, abs=0.01)
 
 
 def test_back_depth_and_relief_change_one_side_alone() -> None:

@@ -47,10 +47,11 @@ def smooth_surface(source: Sprite, p: Parameters, back_image: np.ndarray | None,
     with steps("mesh"):
         side = max(source.pixels)
         at_most = max(p.texture, COARSE_SIDE) - 2 * MARGIN
+        enlarge_by = -(-SMOOTH_SIDE // side) | 1  # odd: the middles of old pixels are middles of new ones, so their colours stay exact
         if side > at_most:
             sprite = resample(source, at_most)
-        elif side < SMOOTH_SIDE:
-            sprite = resample(source, side * -(-SMOOTH_SIDE // side), nearest=pixel_art)
+        elif side < SMOOTH_SIDE and side * enlarge_by <= at_most:
+            sprite = resample(source, side * enlarge_by, nearest=pixel_art)
         else:
             sprite = source
         colours = palette(sprite, max(1, round(sprite.longest / COARSE_SIDE)))
