@@ -67,7 +67,7 @@ def splat_surface(
         return fine
     # At the silhouette only where the surface turns away inside the triangle: wide splats of flat pieces would stick out.
     touching = rim[faces].sum(1)
-    keep = (touching == 0) | (touching < 3) & (np.abs(normal[:, 2]) < STEEP) | upright
+    keep = (touching == 0) | (touching < 3) & (np.abs(normal[:, 2]) < STEEP)
     if not keep.any():
         return fine
     thick = np.maximum(0.1 * np.sqrt(area), 1e-4 * size)
