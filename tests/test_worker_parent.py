@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +25,13 @@ def parent(way: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     host = subprocess.Popen(
         [sys.executable, str(PARENT), way], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
+    end = threading.Timer(2 * LONG, os.killpg, (host.pid, signal.SIGKILL))  # so that nobody waits for a line for ever
+    end.start()
     with host:
         try:
             yield host, int(said(host))
         finally:
+            end.cancel()
             if host.poll() is None:
                 os.killpg(host.pid, signal.SIGKILL)
 
