@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -144,22 +144,29 @@ def test_file_systems_without_hard_links(folders: Path, monkeypatch: pytest.Monk
     assert (path.name, path.read_bytes()) == ("x_00002_.glb", b"ours")
 
 
-def _writer(out: str, count: int, start: object) -> None:
-    start.wait()  # type: ignore[attr-defined]
-    for _ in range(count):
-        _files.save("race", Path(out), {".glb": os.urandom(2000), ".ply": b"p"})
+WRITER = """
+import os, sys
+from pathlib import Path
+from comfyui_sam3d.nodes import _files
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(15):
+    _files.save("race", Path(sys.argv[1]), {".glb": os.urandom(2000), ".ply": b"p"})
+"""
 
 
 def test_processes_never_overwrite_each_other(folders: Path) -> None:
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork")
-    start = context.Event()
-    workers = [context.Process(target=_writer, args=(str(folders / "output"), 15, start)) for _ in range(3)]
-    for worker in workers:
-        worker.start()
-    start.set()
-    for worker in workers:
-        worker.join()
-        assert worker.exitcode == 0
+    start = [sys.executable, "-c", WRITER, str(folders / "output")]
+    writers = [subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    for writer in writers:
+        writer.communicate()
+        assert writer.returncode == 0
     names = sorted(p.name for p in (folders / "output").iterdir())
     assert len(names) == 90 and len({n for n in names if n.endswith(".glb")}) == 45
     assert {n[:-4] for n in names if n.endswith(".ply")} == {n[:-4] for n in names if n.endswith(".glb")}
