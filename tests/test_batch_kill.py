@@ -125,7 +125,7 @@ def test_between_the_result_and_its_line(folder, capsys):
     assert sorted(e["state"] for e in ran.only("done")) == ["adopted", "made", "made"]
 
 
-@pytest.mark.parametrize("number", [6, *(pytest.param(n, marks=pytest.mark.full) for n in (*range(6), *range(7, 40)))])
+@pytest.mark.parametrize("number", [6, 12, *(pytest.param(n, marks=pytest.mark.full) for n in (*range(6), *range(7, 12), *range(13, 40)))])
 def test_killed_while_results_are_replaced(folder, capsys, number):
     """--force over complete results: each is the old one, the new one, or marked as incomplete; never something that counts and is neither."""
     from comfyui_sam3d.factory.output import Place, complete_meta
@@ -139,6 +139,7 @@ def test_killed_while_results_are_replaced(folder, capsys, number):
     assert len(whole) >= COUNT - 1
     ran = here("batch", folder / "in", "--out", out, *FORMATS, "--json", capsys=capsys)
     assert ran.code == 0 and {is_complete(out / str(n))["seed"] for n in range(COUNT)} == {0} and hidden(out) == []
+    assert sorted(p.name for p in (out / "report_files").iterdir()) == [f"{n}.webp" for n in range(COUNT)]
 
 
 @pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.full) for n in range(2, 40))])

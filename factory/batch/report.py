@@ -61,6 +61,15 @@ class Report:
     def __init__(self, out: Path, flat: bool, ledger: Ledger) -> None:
         self._out, self._flat, self._ledger = out, flat, ledger
 
+    def clear_leftovers(self) -> None:
+        """Delete what a run that was killed left behind. Only under the folder's lock."""
+        for aside in (self._out / FILES).glob(".*.tmp"):
+            aside.unlink(missing_ok=True)
+
+    def forget(self, name: str) -> None:
+        """Delete the thumbnail: its item is made again, perhaps of another picture."""
+        self._thumbnail(name).unlink(missing_ok=True)
+
     def has(self, name: str) -> bool:
         """Whether there is a thumbnail of this item."""
         return self._thumbnail(name).is_file()

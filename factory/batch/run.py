@@ -57,6 +57,7 @@ class _Run:
     def run(self, items: list[Item]) -> int:
         start = time.perf_counter()
         self.report = Report(self.options.out, self.options.flat, self.ledger)
+        self.report.clear_leftovers()
         watcher = Watcher(self.options, self.ledger.names) if self.options.watch else None
         if watcher is not None:
             self.emit("start", command="batch", source=str(self.options.source), out=str(self.options.out), watch=True)
@@ -263,6 +264,7 @@ class _Run:
             **output.describe(scene),
             "seconds": round(time.perf_counter() - start, 3),
         }
+        self.report.forget(item.name)
         replaced = output.read_meta(place) is not None
         meta["files"] = output.write_result(place, scene.files, meta, owner="batch")
         return meta, "replaced" if replaced else "made"
