@@ -81,8 +81,9 @@ def _thin_parts(mask: np.ndarray, depth: np.ndarray, cell: float) -> np.ndarray 
         if not count:
             return None
         # What reaches less than two cells beyond the opened part is a plain corner.
-        reach = ndimage.maximum(away, labels, np.arange(count + 1))
-        thin = (np.asarray(reach) > width + 0.5 + 2 * cell)[labels] & (labels > 0)
+        kept = np.zeros(count + 1, bool)
+        kept[labels[thin & (away > width + 0.5 + 2 * cell)]] = True
+        thin = kept[labels]
     else:
         thin = mask
     if not thin.any():

@@ -15,8 +15,8 @@ import numpy as np
 from ...contract.request import ReconstructRequest
 from ...contract.scene import Mesh, Splats
 from ..job import Job, timed
-from .mask import cut
-from .presets import Parameters, resolve
+from .mask import COARSE_SIDE, cut
+from .presets import Parameters, resolve, texture_side
 from .splats import levels, splat_surface
 from .surface import Surface, smooth_surface, voxel_surface
 
@@ -59,7 +59,16 @@ def inflate(request: ReconstructRequest, index: int, job: Job) -> Inflated:
     with steps("mask"):
         alpha = None if request.alpha is None else request.alpha[index]
         wants_full = draft.preset in ("slab", "pixel") or draft.profile == "voxel" or draft.rim == "wall"
-        sprite = cut(request.image, request.masks[index], alpha, name, keep=draft.keep, hole_min=draft.hole_min, allow_full=wants_full)
+        sprite = cut(
+            request.image,
+            request.masks[index],
+            alpha,
+            name,
+            keep=draft.keep,
+            hole_min=draft.hole_min,
+            allow_full=wants_full,
+            work_side=max(texture_side(request), COARSE_SIDE),
+        )
         p = resolve(request, sprite.box_mask(), sprite.pixel_art)
         if sprite.soft:
             notes.append("its edges are soft like fire or smoke: it became a solid body; a billboard or the splats may serve better")

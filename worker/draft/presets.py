@@ -72,12 +72,17 @@ def guess_preset(mask: np.ndarray, pixel_art: bool) -> tuple[str, str]:
     return "prop", "nothing in the outline says otherwise"
 
 
+def texture_side(request: ReconstructRequest) -> int:
+    """Pixels along a chart's longest side, at most."""
+    return request.texture_size or QUALITIES[request.quality][1]
+
+
 def resolve(request: ReconstructRequest, mask: np.ndarray, pixel_art: bool) -> Parameters:
     """The parameters in effect for one object of `request`; mask and pixel_art as for `guess_preset`."""
     draft = request.draft
     preset, reason = (draft.preset, "chosen") if draft.preset != "auto" else guess_preset(mask, pixel_art)
     profile, max_thickness, power, back = PRESETS[preset]
-    grid, texture, splat_side = QUALITIES[request.quality]
+    grid, _, splat_side = QUALITIES[request.quality]
     return Parameters(
         preset=preset,
         preset_reason=reason,
@@ -86,7 +91,7 @@ def resolve(request: ReconstructRequest, mask: np.ndarray, pixel_art: bool) -> P
         back=draft.back or back,
         grid=draft.grid or grid,
         grid_fixed=draft.grid is not None,
-        texture=request.texture_size or texture,
+        texture=texture_side(request),
         texture_fixed=request.texture_size is not None,
         thickness=0.9 if draft.thickness is None else draft.thickness,
         max_thickness=max_thickness if draft.max_thickness is None else draft.max_thickness,

@@ -33,8 +33,8 @@ def levels(positions: np.ndarray, faces: np.ndarray, edge: float, target: int) -
     return n
 
 
-def pieces(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Barycentric corners (4^n, 3, 3) of the pieces of a triangle: piece, corner, weight of the triangle's corners; and which way is up, bool."""
+def pieces(n: int) -> np.ndarray:
+    """Barycentric corners (4^n, 3, 3) of the pieces of a triangle: piece, corner, weight of the triangle's corners."""
     corners = np.eye(3)[None]
     for _ in range(n):
         a, b, c = corners[:, 0], corners[:, 1], corners[:, 2]
