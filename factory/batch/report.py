@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,11 +65,13 @@ class Report:
     def clear_leftovers(self) -> None:
         """Delete what a run that was killed left behind. Only under the folder's lock."""
         for aside in (self._out / FILES).glob(".*.tmp"):
-            aside.unlink(missing_ok=True)
+            with suppress(OSError):
+                aside.unlink()
 
     def forget(self, name: str) -> None:
         """Delete the thumbnail: its item is made again, perhaps of another picture."""
-        self._thumbnail(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self._thumbnail(name).unlink()
 
     def has(self, name: str) -> bool:
         """Whether there is a thumbnail of this item."""
