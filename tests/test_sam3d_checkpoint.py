@@ -53,20 +53,52 @@ def test_both_file_forms_load(tmp_path, suffix: str) -> None:
         assert torch.equal(loaded.state_dict()[name], value.half()), name
 
 
-@pytest.mark.parametrize("damage, words", [("missing", "lacks"), ("extra", "unknown"), ("shape", "misshapen")])
-def test_loading_is_strict_and_names_the_key(damage: str, words: str) -> None:
-    state = {f"p.{name}": value for name, value in small_flow().state_dict().items()}
-    key = "p.blocks.0.cross_attn.shape.to_q.weight"
-    if damage == "missing":
+DAMAGE = {
+    "lacks": "p.blocks.0.cross_attn.shape.to_q.weight",
+    "unknown": "p.blocks.0.surprise",
+    "misshapen": "p.t_embedder.mlp.0.bias",
+    "floating-point": "p.latent_mapping.scale.pos_emb",
+}
+
+
+def damage(state: dict[str, torch.Tensor], kind: str) -> None:
+    key = DAMAGE[kind]
+    if kind == "lacks":
         del state[key]
-    elif damage == "extra":
-        key = "p.blocks.0.surprise"
+    elif kind == "unknown":
         state[key] = torch.zeros(1)
+    elif kind == "misshapen":
+        state[key] = state[key][:-1]
     else:
-        state[key] = state[key][:, :-1]
+        state[key] = state[key].long()
+
+
+@pytest.mark.parametrize("kinds", [*([kind] for kind in DAMAGE), list(DAMAGE)], ids=lambda kinds: "+".join(kinds))
+def test_loading_is_strict_and_names_every_bad_key(kinds: list[str]) -> None:
+    state = {f"p.{name}": value for name, value in small_flow().state_dict().items()}
+    for kind in kinds:
+        damage(state, kind)
     with pytest.raises(SetupError) as caught:
         checkpoint.load(small_flow, state, "p.")
-    assert words in caught.value.message and key.removeprefix("p.") in caught.value.message
+    for kind, key in DAMAGE.items():
+        assert (kind in caught.value.message) == (key in caught.value.message) == (kind in kinds)
+
+
+def test_weights_of_any_float_kind_load_without_a_copy_where_none_is_needed() -> None:
+    for have in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        state = {name: value.to(have) for name, value in small_flow().state_dict().items()}
+        same, half = checkpoint.load(small_flow, state), checkpoint.load(small_flow, state, dtype=torch.float16)
+        for name, value in state.items():
+            assert same.state_dict()[name].data_ptr() == value.data_ptr()
+            assert torch.equal(half.state_dict()[name], value.half())
+        assert not any(p.requires_grad for p in same.parameters()) and not same.training
+
+
+def test_old_torch_files_load_too(tmp_path) -> None:
+    state = small_flow().state_dict()
+    torch.save(state, tmp_path / "ss_decoder.pt", _use_new_zipfile_serialization=False)
+    loaded = checkpoint.load(small_flow, checkpoint.find(tmp_path, "ss_decoder"))
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in state.items())
 
 
 class Mischief:

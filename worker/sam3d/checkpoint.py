@@ -1,11 +1,12 @@
 """The official files -> our modules, key for key (spec: stage1.md section 8).
 
 A module is built on the meta device, so that nothing is allocated twice; its tensors are then taken one by one from a memory-mapped file.
-Loading is strict: a key that is missing, extra or misshapen is an error that names it.
+Loading is strict: keys that are missing, extra, misshapen or no floating-point numbers are one error that names them all.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -71,32 +72,41 @@ def load(
     """Build a module and fill it with the tensors of `weights` whose names start with `prefix`; other names are left alone.
 
     dtype None keeps each tensor's own. A tensor that already has dtype and device stays mapped: no copy at all. Raises SetupError, naming
-    every key that doesn't fit (the first dozen of each kind).
+    the keys that don't fit, of every kind of misfit (the first dozen of each).
     """
     with torch.device("meta"):
         module = build()
     wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
     found = {name[len(prefix) :] for name in weights if name.startswith(prefix)}
-    _refuse("lacks", prefix, sorted(wanted.keys() - found))
-    _refuse("has unknown keys", prefix, sorted(found - wanted.keys()))
-    state, misshapen = {}, []
-    for name, shape in wanted.items():
+    state: dict[str, Tensor] = {}
+    misshapen, whole = [], []
+    for name in wanted.keys() & found:
         tensor = weights[prefix + name]
-        if tensor.shape != shape:
-            misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(shape)}")
+        if tensor.shape != wanted[name]:
+            misshapen.append(f"{prefix}{name} {tuple(tensor.shape)} instead of {tuple(wanted[name])}")
+        elif not tensor.is_floating_point():
+            whole.append(f"{prefix}{name} {tensor.dtype}")
         else:
-            state[name] = tensor.to(device=device, dtype=dtype)
-    _refuse("has misshapen tensors", prefix, misshapen)
+            state[name] = tensor
+    problems = {
+        "lacks": [prefix + name for name in wanted.keys() - found],
+        "has unknown keys": [prefix + name for name in found - wanted.keys()],
+        "has misshapen tensors": misshapen,
+        "has tensors that aren't floating-point numbers": whole,
+    }
+    if any(problems.values()):
+        raise SetupError(
+            "The checkpoint " + "; it ".join(f"{what}: {_listed(names)}" for what, names in problems.items() if names) + ".",
+            "It isn't the model that this version implements; fetch the official files again.",
+        )
+    for name in wanted:  # one after another, so that no second set of weights is ever held
+        state[name] = state[name].to(device=device, dtype=dtype).contiguous()
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False).eval()
 
 
-def _refuse(what: str, prefix: str, names: list[str]) -> None:
-    if names:
-        listed = ", ".join(prefix + name for name in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        raise SetupError(
-            f"The checkpoint {what}: {listed}.", "It isn't the model that this version implements; fetch the official files again."
-        )
+def _listed(names: list[str]) -> str:
+    return ", ".join(sorted(names)[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 
 def _open(path: Path) -> tuple[Callable[[str], Tensor], dict[str, None]]:
@@ -106,10 +116,11 @@ def _open(path: Path) -> tuple[Callable[[str], Tensor], dict[str, None]]:
         try:
             file = safe_open(str(path), framework="pt")
             return file.get_tensor, dict.fromkeys(file.keys())
-        except SafetensorError as problem:
+        except (SafetensorError, OSError) as problem:
             raise SetupError(f"{path} can't be read: {problem}.", "Fetch it again.") from problem
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # The files of PyTorch before 1.6 aren't zip archives and can't be mapped.
+        data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as problem:  # torch raises whatever the damaged part raises
         raise SetupError(f"{path} can't be read as weights: {problem}.", "Fetch it again; files that hold code are refused.") from problem
     state = data.get("state_dict", data) if isinstance(data, dict) else {}

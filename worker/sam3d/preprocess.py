@@ -1,7 +1,8 @@
 """Picture, mask and point map -> the conditioning inputs of both stages (spec: stage1.md section 2).
 
 Point maps here are (3, H, W) float32 in PyTorch3D camera axes (x left, y up, z forward), NaN where there is no point. Two views of each input
-are made: a crop around the mask, and the whole picture letterboxed; both `size` x `size` (518 in the released model).
+are made: a crop around the mask, and the whole picture letterboxed; both `size` x `size` (518 in the released model). A pixel of a mask counts for
+the crop as soon as it isn't 0, for the normaliser above 0.5.
 """
 
 from __future__ import annotations
@@ -42,31 +43,54 @@ class Conditions:
 
 
 def preprocess(rgba: Tensor, pointmap: Tensor | None, *, size: int = SIZE, box_factor: float = BOX_FACTOR) -> Conditions:
-    """rgba: uint8 (H, W, 4), the mask as alpha; pointmap: (3, h, w), of any size, or None (stage 2).
+    """One object: rgba uint8 (H, W, 4), the mask as alpha; the rest as for `preprocess_objects`."""
+    return preprocess_objects(rgba[..., :3], rgba[..., 3][None], pointmap, size=size, box_factor=box_factor)[0]
 
-    Raises EmptyMaskError and MaskError (a mask less than 3 pixels wide or high has no box).
+
+def preprocess_objects(
+    image: Tensor, alphas: Tensor, pointmap: Tensor | None, *, size: int = SIZE, box_factor: float = BOX_FACTOR
+) -> list[Conditions]:
+    """All objects of a picture; what depends on the picture alone is made once and shared.
+
+    image: uint8 (H, W, 3). alphas: bool or uint8 (N, H, W), each object's mask, soft edges allowed. pointmap: float32 (3, h, w), of any size, or None
+    (stage 2). Runs where its tensors are, on the CPU as a rule; nothing here is float64. Raises EmptyMaskError and MaskError (a mask less than 3
+    pixels wide or high has no box).
     """
-    picture = (rgba.to(torch.float64) / 255).to(torch.float32).permute(2, 0, 1)
-    rgb, mask = picture[:3], picture[3:]
-    box = crop_box(mask[0], box_factor)
-    crop_rgb, crop_mask = crop(rgb, box), crop(mask, box)
-    crops = {"image": _picture(crop_rgb, size), "mask": _nearest(crop_mask, size)}
-    whole = {"rgb_image": _picture(_letterbox(rgb), size), "rgb_image_mask": _nearest(_letterbox(mask), size)}
-    if pointmap is None:
-        return Conditions(**{k: v[None] for k, v in (crops | whole).items()})
-    points, scale, shift = normalise(pointmap, mask)
-    matched = _match_size(points, rgb.shape[1:])
-    maps = {
-        "pointmap": _nearest(crop(matched, box, outside=0.0, square=torch.nan), size),
-        "rgb_pointmap": _nearest(_letterbox(points), size),
-    }
-    return Conditions(**{k: v[None] for k, v in (crops | whole | maps).items()}, scale=scale[None], shift=shift[None])
+    picture = image.movedim(-1, 0)
+    rgb_image = _smooth(_unit(_letterbox(picture)), size)[None]
+    made = []
+    for alpha in _alpha(alphas)[:, None]:
+        # Crops are taken from the bytes: a large picture never becomes float32 for each of its objects.
+        box = crop_box(alpha[0], box_factor)
+        views = {
+            "image": _smooth(_unit(crop(picture, box)), size)[None],
+            "rgb_image": rgb_image,
+            "mask": _unit(_nearest(crop(alpha, box), size))[None],
+            "rgb_image_mask": _unit(_nearest(_letterbox(alpha), size))[None],
+        }
+        if pointmap is None:
+            made.append(Conditions(**views))
+            continue
+        points, scale, shift = normalise(pointmap, _unit(alpha))
+        matched = _match_size(points, picture.shape[1:])
+        views["pointmap"] = _nearest(crop(matched, box, outside=0.0, square=torch.nan), size)[None]
+        views["rgb_pointmap"] = _nearest(_letterbox(points), size)[None]
+        made.append(Conditions(**views, scale=scale[None], shift=shift[None]))
+    return made
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """uint8 -> float32 in 0..1. (Dividing in float64, as the original does, gives the same 256 values.)"""
+    return pixels.float() / 255
 
 
 def with_alpha(image: Tensor, mask: Tensor) -> Tensor:
     """uint8 (H, W, 3 or 4) and bool or uint8 (H, W) -> RGBA uint8: the mask becomes alpha 255, an alpha of the picture is dropped."""
-    alpha = mask.to(torch.uint8) * 255 if mask.dtype == torch.bool else mask
-    return torch.cat([image[..., :3], alpha[..., None]], dim=-1)
+    return torch.cat([image[..., :3], _alpha(mask)[..., None]], dim=-1)
+
+
+def _alpha(mask: Tensor) -> Tensor:
+    return mask.to(torch.uint8) * 255 if mask.dtype == torch.bool else mask
 
 
 def match_pointmap(pointmap: Tensor, size: tuple[int, int]) -> Tensor:
@@ -106,8 +130,8 @@ def normalise(pointmap: Tensor, mask: Tensor, scale: Tensor | None = None, shift
     scale = own_scale if scale is None else scale
     shift = own_shift if shift is None else shift
     inverse = (1 / scale)[:, None, None]
-    points = pointmap * inverse - shift[:, None, None] * inverse
-    return torch.where(pointmap.isfinite().all(0), points, torch.nan), scale, shift
+    points = (pointmap * inverse).sub_(shift[:, None, None] * inverse)  # in place: maps may be large
+    return points.masked_fill_(~pointmap.isfinite().all(0), torch.nan), scale, shift
 
 
 # -- crops and resizing (2.4, 2.5)
@@ -115,7 +139,7 @@ def normalise(pointmap: Tensor, mask: Tensor, scale: Tensor | None = None, shift
 
 def crop_box(mask: Tensor, factor: float = BOX_FACTOR) -> tuple[int, int, int, int]:
     """Mask (H, W) -> (x0, y0, x1, y1), a box around its non-zero pixels that may leave the picture. Rounds towards zero, on purpose."""
-    ys, xs = torch.nonzero(mask, as_tuple=True)
+    ys, xs = mask.any(1).nonzero(), mask.any(0).nonzero()
     if len(xs) == 0:
         raise EmptyMaskError("The mask is empty.")
     x0, x1, y0, y1 = (int(v) for v in (xs.min(), xs.max(), ys.min(), ys.max()))
@@ -146,7 +170,7 @@ def _letterbox(picture: Tensor, value: float = 0.0) -> Tensor:
     return F.pad(picture, (0, 0, before, after) if height < width else (before, after, 0, 0), value=value)
 
 
-def _picture(picture: Tensor, size: int) -> Tensor:
+def _smooth(picture: Tensor, size: int) -> Tensor:
     return F.interpolate(picture[None], size=(size, size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
