@@ -95,7 +95,7 @@ def test_numbers_go_on_where_core_left_off(folders: Path) -> None:
     assert _files.ui_entry(top, out, "output") == {"filename": "sam_00001_.glb", "subfolder": "", "type": "output"}
 
 
-@pytest.mark.parametrize("prefix", ["../up", "3d/../../up", "/tmp/up", "a/../..", "nul\0"])
+@pytest.mark.parametrize("prefix", ["../up", "3d/../../up", "/elsewhere/up", "a/../..", "nul\0"])
 def test_prefixes_that_lead_out_are_refused(folders: Path, prefix: str) -> None:
     with pytest.raises(OptionError):
         _files.save(prefix, folders / "output", {".glb": b"x"})

@@ -152,7 +152,7 @@ def test_canvas_twin(path: Path) -> None:
         for x2, y2, w2, h2 in boxes[:k]:
             assert x >= x2 + w2 or x2 >= x + w or y >= y2 + h2 + 30 or y2 >= y + h + 30, "two nodes overlap"
     text = json.dumps(canvas)
-    assert "/work" not in text and "/tmp" not in text and "/root" not in text
+    assert str(PACK) not in text and str(Path.home()) not in text, "no path of the machine that made it"
     with Image.open(GRAPHS / f"{path.stem}.jpg") as thumbnail:
         assert thumbnail.format == "JPEG" and 256 <= thumbnail.width <= 1280
         assert len(set(thumbnail.convert("L").resize((32, 32)).tobytes())) > 8, "the thumbnail shows something"
