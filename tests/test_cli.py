@@ -13,8 +13,15 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract import VERSION
 from comfyui_sam3d.contract.request import ENGINES, FORMATS, PLY_FRAMES, PRESETS, QUALITIES
-from factory_cli import check_events, cli, command, environment, here, hidden, is_complete, mask, sprite, start
+from factory_cli import STUB, check_events, cli, command, environment, here, hidden, is_complete, mask, sprite, start
 from PIL import Image
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command in this process, over the stub's worker process."""
+    monkeypatch.setenv("SAM3D_WORKER_COMMAND", STUB)
+    return lambda *arguments: here(*arguments, capsys=capsys)
 
 
 def test_the_main_job_with_the_real_engine(tmp_path):
@@ -44,53 +51,53 @@ def test_json_events(tmp_path):
     assert ran.err == "" and ran.code == 0
 
 
-def test_it_is_made_once(tmp_path):
+def test_it_is_made_once(tmp_path, run):
     image, out = sprite(tmp_path / "a.png"), tmp_path / "o"
     arguments = ("reconstruct", image, "--out", out, "-f", "glb", "--json")
-    assert cli(*arguments).only("done")[0]["state"] == "made"
+    assert run(*arguments).only("done")[0]["state"] == "made"
     first = (out / "a" / "model.glb").stat().st_mtime_ns
-    assert cli(*arguments).only("done")[0]["state"] == "there"
+    assert run(*arguments).only("done")[0]["state"] == "there"
     assert (out / "a" / "model.glb").stat().st_mtime_ns == first
-    assert cli(*arguments, "--force").only("done")[0]["state"] == "replaced"
+    assert run(*arguments, "--force").only("done")[0]["state"] == "replaced"
     assert (out / "a" / "model.glb").stat().st_mtime_ns != first
     (out / "a" / "model.glb").write_bytes(b"cut off")  # damaged: it counts no more
-    assert cli(*arguments).only("done")[0]["state"] == "replaced"
+    assert run(*arguments).only("done")[0]["state"] == "replaced"
     is_complete(out / "a")
 
 
-def test_another_result_is_replaced_and_foreign_files_stay(tmp_path):
+def test_another_result_is_replaced_and_foreign_files_stay(tmp_path, run):
     image, out = sprite(tmp_path / "a.png"), tmp_path / "o"
-    assert cli("reconstruct", image, "--out", out, "-f", "glb,ply").code == 0
+    assert run("reconstruct", image, "--out", out, "-f", "glb,ply").code == 0
     (out / "a" / "notes.txt").write_text("mine")
-    ran = cli("reconstruct", image, "--out", out, "-f", "glb", "--seed", 5, "--json")
+    ran = run("reconstruct", image, "--out", out, "-f", "glb", "--seed", 5, "--json")
     assert ran.only("done")[0]["state"] == "replaced"
     assert is_complete(out / "a")["seed"] == 5
     assert sorted(p.name for p in (out / "a").iterdir()) == ["meta.json", "model.glb", "notes.txt"]
 
 
-def test_a_foreign_file_is_never_overwritten(tmp_path):
+def test_a_foreign_file_is_never_overwritten(tmp_path, run):
     image, out = sprite(tmp_path / "a.png"), tmp_path / "o"
     (out / "a").mkdir(parents=True)
     (out / "a" / "model.glb").write_bytes(b"a year of work")
-    ran = cli("reconstruct", image, "--out", out, "-f", "glb")
+    ran = run("reconstruct", image, "--out", out, "-f", "glb")
     assert ran.code == 1 and "E_OUTPUT" in ran.err and "not made by this program" in ran.err
     assert (out / "a" / "model.glb").read_bytes() == b"a year of work" and hidden(out) == []
 
 
-def test_several_masks(tmp_path):
+def test_several_masks(tmp_path, run):
     image = sprite(tmp_path / "bbq.png", alpha=False)
     plate = mask(tmp_path / "bbq_plate.png", where=(slice(2, 10), slice(2, 20)))
     mask(tmp_path / "m" / "10.png", where=(slice(2, 10), slice(2, 20)))
     mask(tmp_path / "m" / "9.png", where=(slice(12, 20), slice(2, 20)))
-    ran = cli("reconstruct", image, "-m", plate, "-m", mask(tmp_path / "fork.png"), "--out", tmp_path / "o", "-f", "glb", "--json")
+    ran = run("reconstruct", image, "-m", plate, "-m", mask(tmp_path / "fork.png"), "--out", tmp_path / "o", "-f", "glb", "--json")
     assert ran.only("done")[0]["files"] == ["model.glb", "objects/plate.glb", "objects/fork.glb", "meta.json"]
     is_complete(tmp_path / "o" / "bbq")
-    ran = cli("reconstruct", image, "--masks", tmp_path / "m", "--out", tmp_path / "p", "-f", "glb")
+    ran = run("reconstruct", image, "--masks", tmp_path / "m", "--out", tmp_path / "p", "-f", "glb")
     assert [o["name"] for o in is_complete(tmp_path / "p" / "bbq")["objects"]] == ["object_9", "object_10"]
 
 
 @pytest.mark.parametrize("form", ["coco", "labelme", "polygons"])
-def test_masks_as_json(tmp_path, form):
+def test_masks_as_json(tmp_path, form, run):
     image = sprite(tmp_path / "a.png", alpha=False)
     ring = [4.0, 4.0, 20.0, 4.0, 20.0, 20.0, 4.0, 20.0]
     coco = {
@@ -103,16 +110,16 @@ def test_masks_as_json(tmp_path, form):
         "shapes": [{"label": "x", "points": [[4, 4], [20, 4], [20, 20]], "shape_type": "polygon"}],
     }
     (tmp_path / "m.json").write_text(json.dumps({"coco": coco, "labelme": labelme, "polygons": ring}[form]))
-    ran = cli("reconstruct", image, "--masks", tmp_path / "m.json", "--out", tmp_path / "o", "-f", "glb")
+    ran = run("reconstruct", image, "--masks", tmp_path / "m.json", "--out", tmp_path / "o", "-f", "glb")
     assert ran.code == 0, ran.err
     assert len(is_complete(tmp_path / "o" / "a")["objects"]) == 1
 
 
-def test_auto_masks(tmp_path):
+def test_auto_masks(tmp_path, run):
     image = sprite(tmp_path / "a.png", alpha=False, size=64)
     keys = set()
     for method in ("border", "grabcut", "grabcut"):
-        ran = cli("reconstruct", image, "--auto-mask", method, "--out", tmp_path / method, "-f", "glb", "--json", "--force")
+        ran = run("reconstruct", image, "--auto-mask", method, "--out", tmp_path / method, "-f", "glb", "--json", "--force")
         assert ran.code == 0, ran.out + ran.err
         keys.add(ran.only("done")[0]["key"])
     assert len(keys) <= 2  # GrabCut twice is the same mask twice
@@ -139,20 +146,20 @@ def test_grabcut_finds_the_object():
     assert (find(image, "grabcut") == found).all()
 
 
-def test_invert_resize_and_full(tmp_path):
+def test_invert_resize_and_full(tmp_path, run):
     image = sprite(tmp_path / "a.png", alpha=False)
     background = tmp_path / "background.png"
     Image.fromarray(255 - np.asarray(Image.open(mask(tmp_path / "m.png")))).save(background)
     keys = []
     for options in (("-m", tmp_path / "m.png"), ("-m", background, "--invert-mask")):
-        ran = cli("reconstruct", image, *options, "--out", tmp_path / "o", "-f", "glb", "--json", "--force")
+        ran = run("reconstruct", image, *options, "--out", tmp_path / "o", "-f", "glb", "--json", "--force")
         keys.append(ran.only("done")[0]["key"])
     assert keys[0] == keys[1]
     small = mask(tmp_path / "small.png", size=12, where=(slice(3, 9), slice(3, 9)))
-    assert cli("reconstruct", image, "-m", small, "--out", tmp_path / "o", "-f", "glb").code == 2
-    assert cli("reconstruct", image, "-m", small, "--out", tmp_path / "o", "-f", "glb", "--resize-mask").code == 0
+    assert run("reconstruct", image, "-m", small, "--out", tmp_path / "o", "-f", "glb").code == 2
+    assert run("reconstruct", image, "-m", small, "--out", tmp_path / "o", "-f", "glb", "--resize-mask").code == 0
     full = mask(tmp_path / "full.png", where=(slice(None), slice(None)))
-    assert cli("reconstruct", image, "-m", full, "--out", tmp_path / "o", "-f", "glb", "--allow-full-mask").code == 0
+    assert run("reconstruct", image, "-m", full, "--out", tmp_path / "o", "-f", "glb", "--allow-full-mask").code == 0
 
 
 def test_soft_edges_of_a_mask_file_count(tmp_path):
@@ -273,18 +280,18 @@ def test_killed_while_it_works_leaves_nothing_visible(tmp_path):
     assert [p for p in out.iterdir() if not p.name.startswith(".")] == []
 
 
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path, run):
     (tmp_path / "o").write_text("a file stands where the folder should be")
-    ran = cli("reconstruct", sprite(tmp_path / "a.png"), "--out", tmp_path / "o")
+    ran = run("reconstruct", sprite(tmp_path / "a.png"), "--out", tmp_path / "o")
     assert ran.code == 1 and "E_OUTPUT" in ran.err
 
 
-def test_quiet_and_plain(tmp_path):
+def test_quiet_and_plain(tmp_path, run):
     image = sprite(tmp_path / "a.png")
-    ran = cli("reconstruct", image, "--out", tmp_path / "o", "-q", "-f", "glb")
+    ran = run("reconstruct", image, "--out", tmp_path / "o", "-q", "-f", "glb")
     assert (ran.code, ran.out, ran.err) == (0, "", "")
-    assert "error E_OPTION" in cli("reconstruct", image, "--out", tmp_path / "o", "-q", "--seed", "x").err
-    ran = cli("reconstruct", image, "--out", tmp_path / "p", "-f", "glb")
+    assert "error E_OPTION" in run("reconstruct", image, "--out", tmp_path / "o", "-q", "--seed", "x").err
+    ran = run("reconstruct", image, "--out", tmp_path / "p", "-f", "glb")
     assert "model.glb" in ran.out and "\x1b" not in ran.out and "warning: This is a stub." in ran.err
 
 
@@ -335,11 +342,11 @@ def test_the_same_bytes_for_the_same_seed(tmp_path):
     assert hashes[0] == hashes[1]
 
 
-def test_settings_reach_the_engine(tmp_path):
+def test_settings_reach_the_engine(tmp_path, run):
     back = sprite(tmp_path / "back.png")
     options = ["--preset", "slab", "--ply-frame", "z_up", "--texture-size", 512, "--faces", 1000, "--format", "glb,ply", "-f", "stl"]
     more = ["thickness=0.5", "smooth_outline=true", "grid=none", "turntable_frames=8", f"back_image={back}", "back=image", "size=2"]
-    ran = cli(
+    ran = run(
         "reconstruct",
         sprite(tmp_path / "a.png"),
         "--out",
@@ -412,12 +419,12 @@ def test_doctor_finds_what_is_wrong(tmp_path):
     assert ran.code == 3 and "wrong  environment" in ran.out
 
 
-def test_old_leftovers_of_a_killed_run_are_cleared_away(tmp_path):
+def test_old_leftovers_of_a_killed_run_are_cleared_away(tmp_path, run):
     import os
 
     out = tmp_path / "o"
     for name, age in ((".sam3d-one-old", 7200), (".sam3d-one-new", 0), (".sam3d-batch-old", 7200)):
         (out / name).mkdir(parents=True)
         os.utime(out / name, (time.time() - age,) * 2)
-    assert cli("reconstruct", sprite(tmp_path / "a.png"), "--out", out, "-f", "glb").code == 0
+    assert run("reconstruct", sprite(tmp_path / "a.png"), "--out", out, "-f", "glb").code == 0
     assert sorted(hidden(out)) == [".sam3d-batch-old", ".sam3d-one-new"]
