@@ -166,6 +166,27 @@ def test_an_array_that_does_not_fit(entry: object) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "body", "words"),
+    [
+        ({"__metadata__": {"sam3d": "7"}}, b"", "must be a JSON object"),
+        ({"a": {"dtype": "BOOL", "shape": [1], "data_offsets": [0, 1]}}, b"\x02", "neither 0 nor 1"),
+        ({"a": {"dtype": "U8", "shape": [1], "data_offsets": [1, 2]}}, b"ab", "leave a hole"),
+        ({n: {"dtype": "U8", "shape": [2], "data_offsets": [0, 2]} for n in "ab"}, b"ab", "overlap"),
+        ({"a": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}, b"ab", "accounts for 1"),
+    ],
+)
+def test_arrays_that_do_not_fill_their_frame(header: dict[str, Any], body: bytes, words: str) -> None:
+    text = json.dumps({"__metadata__": {"sam3d": "{}"}, **header}).encode()
+    with pytest.raises(ProtocolError, match=words):
+        read_frame(reader(struct.pack("<QQ", 8 + len(text) + len(body), len(text)) + text + body))
+
+
+def test_a_name_that_the_format_needs_itself() -> None:
+    with pytest.raises(TypeError, match="no name"):
+        encode_frame({}, {"__metadata__": np.zeros(1)})
+
+
+@pytest.mark.parametrize(
     "plain",
     [
         {},
