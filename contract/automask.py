@@ -44,7 +44,7 @@ def reached_from_border(open_: np.ndarray) -> np.ndarray:
     """
     begins = open_.copy()
     begins[:, 1:] &= ~open_[:, :-1]
-    run = np.cumsum(begins, dtype=np.int32).reshape(open_.shape)  # the number, from 1, of the run that an open pixel belongs to
+    run: np.ndarray = np.cumsum(begins, dtype=np.int32).reshape(open_.shape)  # the number, from 1, of the run that an open pixel belongs to
     run[~open_] = 0
     touching = open_[1:] & open_[:-1]
     touching[:, 1:] &= ~(touching[:, :-1] & ~begins[1:, 1:] & ~begins[:-1, 1:])  # once for each pair of runs
@@ -63,4 +63,5 @@ def reached_from_border(open_: np.ndarray) -> np.ndarray:
             parent = flat
     outside: np.ndarray = parent == 0
     outside[0] = False  # node 0 is also the number of the pixels that aren't open
-    return outside[run]
+    found: np.ndarray = outside[run]
+    return found

@@ -83,7 +83,7 @@ def _whole(counts: list[object] | tuple[object, ...] | np.ndarray) -> np.ndarray
 
 def _expand(text: str | bytes | bytearray) -> np.ndarray:
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
-    codes = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
+    codes: np.ndarray = np.frombuffer(raw, np.uint8).astype(np.int64) - 48
     if codes.size == 0:
         return np.zeros(0, np.int64)
     if codes.min() < 0 or codes.max() > 63:
@@ -92,11 +92,11 @@ def _expand(text: str | bytes | bytearray) -> np.ndarray:
         raise MaskError("An RLE's compressed counts are cut off.", _HINT)
     ends = np.flatnonzero((codes & 32) == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - starts + 1
+    lengths: np.ndarray = ends - starts + 1
     if lengths.max() > _LONGEST_GROUP:
         raise MaskError("An RLE's compressed counts hold a number beyond any picture.", _HINT)
     place = np.arange(codes.size) - np.repeat(starts, lengths)
-    values = np.add.reduceat((codes & 31) << (5 * place), starts)
+    values: np.ndarray = np.add.reduceat((codes & 31) << (5 * place), starts)
     values -= np.where(codes[ends] & 16, np.int64(1) << (5 * lengths), 0)  # the sign, in two's complement
     values[1::2] = np.cumsum(values[1::2])  # differences to the count two before ...
     values[2::2] = np.cumsum(values[2::2])  # ... where the first three counts have none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from _brush import Canvas, Shape, smoothstep
 from _meat import CHAR, INK, gloss, outline
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from _brush import Canvas, Colour, Shape, mix, smoothstep
 from _meat import INK
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
+
 from _brush import Array, Canvas, Colour, mix, nearest, rgb, smoothstep, spline
 from _meat import CHAR, INK, gloss, outline
-from numpy.typing import NDArray
 
 
 def corn() -> Canvas:

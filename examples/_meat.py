@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+
 from _brush import Array, Canvas, Points, Shape, mix, pts, smoothstep, spline
 
 INK = "#3a1a16"  # the warm dark outline shared by all drawn sprites

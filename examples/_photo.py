@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from _brush import Array, Canvas, Shape, mix, nearest, pts, rgb, smoothstep
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from _brush import Array, Canvas, Shape, mix, nearest, pts, rgb, smoothstep
 
 WIDTH, HEIGHT, HORIZON = 720, 480, 236
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from _brush import Canvas, pts, smoothstep, spline
 from _meat import INK, gloss, outline
 

@@ -17,6 +17,7 @@ from comfyui_sam3d.factory.batch.ledger import FolderLock, Ledger
 from comfyui_sam3d.factory.batch.plan import make_plan, request_of, stamp_of
 from comfyui_sam3d.factory.inputs import MaskOptions
 from comfyui_sam3d.factory.output import Place, complete_meta, read_meta, write_result
+
 from factory_cli import hidden, mask, sprite
 
 OLD = {"model.glb": b"old mesh", "objects/plate.glb": b"old plate", "splat.ply": b"old splat"}

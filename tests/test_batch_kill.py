@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from factory_cli import STUB, Ran, check_events, environment, here, hidden, is_complete, sprite, start
 
 COUNT = 3  # items of a batch

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 import pytest
 from comfyui_sam3d.factory.batch.ledger import Ledger
 from comfyui_sam3d.factory.batch.report import Report
-from factory_cli import STUB, here, mask, sprite
 from PIL import Image
+
+from factory_cli import STUB, here, mask, sprite
 
 NASTY = "<script>alert('1')</script> \"onerror='x' javascript:x & 焼き鳥#?%41"
 

@@ -12,6 +12,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+
 from factory_cli import STUB, Ran, check_events, cli, here, hidden, is_complete, mask, sprite, start
 
 FAST = ("-f", "glb")

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract import VERSION
 from comfyui_sam3d.contract.request import ENGINES, FORMATS, PLY_FRAMES, PRESETS, QUALITIES
-from factory_cli import STUB, check_events, cli, command, environment, here, hidden, is_complete, mask, sprite, start
 from PIL import Image
+
+from factory_cli import STUB, check_events, cli, command, environment, here, hidden, is_complete, mask, sprite, start
 
 
 @pytest.fixture

@@ -21,9 +21,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from comfy_host import STUB, Host, comfyui
 from comfyui_sam3d.nodes import NODE_CLASS_MAPPINGS
 from PIL import Image
+
+from comfy_host import STUB, Host, comfyui
 
 PACK = Path(__file__).resolve().parent.parent
 GRAPHS = PACK / "example_workflows"

@@ -16,6 +16,8 @@ from comfyui_sam3d.worker.draft.texture import find_rim, palette
 from comfyui_sam3d.worker.engines.draft import reconstruct
 from comfyui_sam3d.worker.geometry import encode
 from comfyui_sam3d.worker.job import QuietJob
+from scipy import ndimage
+
 from draft_shapes import (
     assert_closed,
     enlarged,
@@ -31,7 +33,6 @@ from draft_shapes import (
     solve,
     welded,
 )
-from scipy import ndimage
 
 SPRITES = examples()
 

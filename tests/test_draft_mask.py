@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import EmptyMaskError, FullMaskError
 from comfyui_sam3d.worker.draft.mask import MARGIN, cut, distance_inside, resample, shrink
-from draft_shapes import picture, request, shape, solve
 from PIL import Image
 from scipy import ndimage
+
+from draft_shapes import picture, request, shape, solve
 
 
 def disc(side: int, centre: tuple[float, float], radius: float) -> np.ndarray:

@@ -9,10 +9,11 @@ from comfyui_sam3d.worker.draft.height import laplacian, poisson, puffball, satu
 from comfyui_sam3d.worker.draft.mask import cut, distance_inside
 from comfyui_sam3d.worker.draft.planar import Planar, marching_squares
 from comfyui_sam3d.worker.draft.solid import Solid, close, voxels
-from draft_shapes import SHAPES, assert_closed, edge_counts, enlarged, fans, iou, not_thin, picture, shape, silhouette, solve, welded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+
+from draft_shapes import SHAPES, assert_closed, edge_counts, enlarged, fans, iou, not_thin, picture, shape, silhouette, solve, welded
 
 EIGHT = np.ones((3, 3), bool)
 

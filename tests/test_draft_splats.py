@@ -7,8 +7,9 @@ import pytest
 from comfyui_sam3d.contract.scene import Scene, Splats
 from comfyui_sam3d.worker.draft.splats import pieces, splat_surface
 from comfyui_sam3d.worker.geometry.render import render_mesh, render_splats
-from draft_shapes import examples, iou, picture, shape, solve
 from scipy import ndimage
+
+from draft_shapes import examples, iou, picture, shape, solve
 
 SPRITES = examples()
 

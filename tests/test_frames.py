@@ -12,6 +12,7 @@ import pytest
 from comfyui_sam3d.contract.errors import ProtocolError
 from comfyui_sam3d.contract.frames import CHUNK, MAX_FRAME, encode_frame, read_frame, write_frame
 from hypothesis import given, settings
+
 from wire import arrays, messages, reader, same, sent
 
 

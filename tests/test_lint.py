@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 import run_mypy
 from tracked import ROOT, sources
 

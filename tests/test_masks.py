@@ -26,8 +26,9 @@ from comfyui_sam3d.contract.errors import (
 )
 from comfyui_sam3d.contract.masks import KINDS, encode_rle
 from hypothesis import given, settings
-from mask_samples import Hostile, png
 from PIL import Image
+
+from mask_samples import Hostile, png
 
 SIZE = (20, 30)
 BOX = np.zeros(SIZE, bool)

@@ -15,8 +15,9 @@ from comfyui_sam3d.contract import parse_masks
 from comfyui_sam3d.contract.errors import InputError, MaskError
 from comfyui_sam3d.contract.masks import KINDS
 from hypothesis import HealthCheck, given, settings
-from mask_samples import Hostile, png
 from PIL import Image
+
+from mask_samples import Hostile, png
 
 SMALL = (3, 4)
 numbers = st.one_of(st.integers(-3, 300), st.floats(), st.booleans(), st.integers(), st.sampled_from([0, 1, 255, 0.5]))

@@ -30,6 +30,7 @@ from comfyui_sam3d.contract.record import Record, array, content_key, limits, pa
 from comfyui_sam3d.contract.request import DraftOptions, ExportOptions, ReconstructRequest
 from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Scene, SceneObject
 from hypothesis import given, settings
+
 from wire import json_values, reader, same, sent
 
 # -- records

@@ -15,8 +15,9 @@ from comfyui_sam3d.worker.sam3d import checkpoint  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flow import SparseStructureFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.fuser import stage1_fuser  # noqa: E402
 from comfyui_sam3d.worker.sam3d.occupancy import OccupancyDecoder  # noqa: E402
-from golden import replay  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+
+from golden import replay  # noqa: E402
 
 BUILD = {"flow": SparseStructureFlow, "embedder": stage1_fuser, "decoder": OccupancyDecoder}
 

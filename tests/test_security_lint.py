@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tracked import ROOT, sources, tracked, tree
 
 BANNED_MODULES = {

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+
 from tracked import sources, tree
 
 # room -> the rooms of ours that it may import, besides itself. A room is a folder, the longest match counts.
