@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contract.scene import Mesh, Pose, Scene, Splats
+from ..contract.scene import Mesh, Pose, Scene, Splats, quaternion_product
 from . import _host
 
 _TURN = np.array([0.0, 1.0, 0.0, 0.0])  # half a turn about x, w x y z
@@ -60,28 +60,13 @@ def _posed_mesh(mesh: Mesh, pose: Pose) -> Mesh:
 
 
 def _posed_splats(splats: Splats, pose: Pose) -> Splats:
-    turned = _product(_TURN, _product(np.asarray(pose.rotation), splats.rotations.astype(np.float64)))
+    turned = quaternion_product(_TURN, quaternion_product(np.asarray(pose.rotation), splats.rotations.astype(np.float64)))
     return Splats(
         positions=pose.apply(splats.positions) * np.array([1, -1, -1], np.float32),
         scales=splats.scales * np.float32(pose.scale),
         rotations=turned.astype(np.float32),
         opacities=splats.opacities,
         sh=splats.sh[:, :1],
-    )
-
-
-def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The Hamilton product a b of quaternions w x y z; (4,) or (N, 4)."""
-    aw, ax, ay, az = np.moveaxis(a, -1, 0)
-    bw, bx, by, bz = np.moveaxis(b, -1, 0)
-    return np.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        axis=-1,
     )
 
 
@@ -113,12 +98,9 @@ def _one_canvas(meshes: Sequence[Mesh]) -> tuple[np.ndarray, np.ndarray]:
     uvs = []
     for row, texture, mesh in zip(canvas, textures, meshes):
         h, w = texture.shape[:2]
-        row[:h, :w] = np.minimum(
-            (texture + np.float32(0.25)) / 255, 1
-        )  # core's writers cut off instead of rounding: stay clear of the edge
-        row[h:, :w], row[:, w:] = (
-            row[h - 1 : h, :w],
-            row[:, w - 1 : w],
-        )  # the border repeats, so that filtering at the edge finds its own colours
+        # Core's writers cut off instead of rounding: a quarter of a step keeps clear of the edge.
+        row[:h, :w] = np.minimum((texture + np.float32(0.25)) / 255, 1)
+        # The border repeats, so that filtering at the edge finds its own colours.
+        row[h:, :w], row[:, w:] = row[h - 1 : h, :w], row[:, w - 1 : w]
         uvs.append(np.asarray(mesh.uvs, np.float32) * np.array([w / width, h / height], np.float32))
     return canvas, _padded(uvs)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import InputError
 from comfyui_sam3d.contract.request import ExportOptions
-from comfyui_sam3d.contract.scene import SH_C0, Mesh, Pose, Scene, SceneObject, Splats
+from comfyui_sam3d.contract.scene import SH_C0, Mesh, Pose, Scene, SceneObject, Splats, quaternion_product, rotation_matrices
 from comfyui_sam3d.worker.geometry import encode, read_splat_ply
 from comfyui_sam3d.worker.geometry.files.glb import glb, linear_colors
 from comfyui_sam3d.worker.geometry.files.splat_ply import splat_ply
@@ -24,9 +24,7 @@ from comfyui_sam3d.worker.geometry.frames import (
     FRAMES,
     P3D_TO_SCENE,
     from_sam3d_pose,
-    matrices,
     move_splats,
-    multiply,
     place_splats,
     quaternions,
     to_sam3d_pose,
@@ -34,7 +32,7 @@ from comfyui_sam3d.worker.geometry.frames import (
 from comfyui_sam3d.worker.geometry.harmonics import basis, rotate_sh
 
 ARMS = {"red": (0, 0.9), "green": (1, 0.6), "blue": (2, 0.3)}  # axis, length
-POSE = Pose(tuple(quaternions(matrices(np.array([0.8, 0.2, -0.4, 0.4])))), (0.3, -1.2, 2.0), 1.7)
+POSE = Pose(tuple(quaternions(rotation_matrices(np.array([0.8, 0.2, -0.4, 0.4])))), (0.3, -1.2, 2.0), 1.7)
 
 HALF_TURN_X, HALF_TURN_Y, HALF_TURN_Z = np.diag([1.0, -1, -1]), np.diag([-1.0, 1, -1]), np.diag([-1.0, -1, 1])
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -201,10 +199,10 @@ def test_quaternions_of_any_rotation_come_back() -> None:
     some = rng.normal(size=(500, 4))
     some[:8] = [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [1e-9, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, -1], [1e-4, 0, 0, 1]]
     some /= np.linalg.norm(some, axis=1, keepdims=True)
-    back = quaternions(matrices(some))
+    back = quaternions(rotation_matrices(some))
     assert np.allclose(np.abs((back * some).sum(axis=1)), 1, atol=1e-12)
     a, b = some[:250], some[250:]
-    assert np.allclose(matrices(multiply(a, b)), matrices(a) @ matrices(b), atol=1e-12)
+    assert np.allclose(rotation_matrices(quaternion_product(a, b)), rotation_matrices(a) @ rotation_matrices(b), atol=1e-12)
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 16])
@@ -213,7 +211,7 @@ def test_view_dependent_colours_turn_with_the_splat(count: int) -> None:
     rng = np.random.default_rng(count)
     sh = rng.normal(size=(5, count, 3)).astype(np.float32)
     q = rng.normal(size=4)
-    turn = matrices(q / np.linalg.norm(q))
+    turn = rotation_matrices(q / np.linalg.norm(q))
     directions = rng.normal(size=(50, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     before = np.einsum("dk,nkc->ndc", basis(directions, count), sh)
@@ -316,7 +314,7 @@ def test_splat_ply_agrees_with_the_published_file(name: str) -> None:
     assert np.allclose(a, b, atol=2e-5, rtol=2e-6)
     back = read_splat_ply(theirs)
     assert np.allclose(back.scales, splats.scales, rtol=1e-5) and np.allclose(back.opacities, splats.opacities, atol=1e-6)
-    w = matrices(back.rotations.astype(np.float64)) * back.scales[:, None]
+    w = rotation_matrices(back.rotations.astype(np.float64)) * back.scales[:, None]
     upper = np.triu_indices(3)
     assert np.allclose((w @ w.transpose(0, 2, 1))[:, upper[0], upper[1]], data["out.covariance6"], atol=2e-6)
 

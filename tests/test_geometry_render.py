@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import OptionError
-from comfyui_sam3d.contract.scene import SH_C0, Camera, Mesh, Pose, Scene, SceneObject, Splats
-from comfyui_sam3d.worker.geometry.frames import matrices, quaternions
+from comfyui_sam3d.contract.scene import SH_C0, Camera, Mesh, Pose, Scene, SceneObject, Splats, rotation_matrices
+from comfyui_sam3d.worker.geometry.frames import quaternions
 from comfyui_sam3d.worker.geometry.render import orbit_camera, orbit_cameras, preview, render_mesh, render_splats, turntable
 from comfyui_sam3d.worker.geometry.render.camera import project, to_camera
 
@@ -169,9 +169,9 @@ def reference(splats: Splats, camera: Camera, size: int) -> np.ndarray:
                     fx, fy = size / 2 / camera.xmag, size / 2 / camera.ymag
                     jacobian, centre = np.array([[fx, 0, 0], [0, -fy, 0]]), np.array([size / 2 + fx * x, size / 2 - fy * y])
                 own = (
-                    matrices(splats.rotations[i].astype(float))
+                    rotation_matrices(splats.rotations[i].astype(float))
                     @ np.diag(splats.scales[i].astype(float) ** 2)
-                    @ matrices(splats.rotations[i]).T
+                    @ rotation_matrices(splats.rotations[i]).T
                 )
                 covariance = jacobian @ turn.T @ own @ turn @ jacobian.T + 0.3 * np.eye(2)
                 offset = np.array([column + 0.5, row + 0.5]) - centre
@@ -186,8 +186,8 @@ def reference(splats: Splats, camera: Camera, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["orthographic", "perspective"])
 def test_splats_agree_with_the_textbook(kind: str) -> None:
-    turn = quaternions(matrices(np.array([0.9, 0.1, 0.3, 0.3]) / 1.0))
-    pose = Pose(tuple(turn), tuple(matrices(turn) @ (0, 0, 3.0)))
+    turn = quaternions(rotation_matrices(np.array([0.9, 0.1, 0.3, 0.3]) / 1.0))
+    pose = Pose(tuple(turn), tuple(rotation_matrices(turn) @ (0, 0, 3.0)))
     camera = Camera(kind, 24, 24, pose, xmag=0.9, ymag=0.9, yfov=0.6)
     splats = cloud(30)
     wanted = reference(splats, camera, 24)
@@ -251,7 +251,7 @@ def test_mesh_and_splats_of_one_thing_look_the_same(camera: Camera) -> None:
         opacities=np.full(900, 0.95, np.float32),
         sh=np.tile(color.astype(np.float32), (900, 1, 1)),
     )
-    pose = Pose(tuple(quaternions(matrices(np.array([0.96, 0, 0, 0.28])))), (0.1, -0.1, 0.2), 0.9)
+    pose = Pose(tuple(quaternions(rotation_matrices(np.array([0.96, 0, 0, 0.28])))), (0.1, -0.1, 0.2), 0.9)
     a, b = (Scene((SceneObject("a", m, s, pose),), "test") for m, s in ((mesh, None), (None, splats)))
     one, two = render_mesh(a, camera, 128, 128, shading=0), render_splats(b, camera, 128, 128)
     both, either = (one[..., 3] > 127) & (two[..., 3] > 127), (one[..., 3] > 127) | (two[..., 3] > 127)

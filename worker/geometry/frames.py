@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...contract.errors import InputError
-from ...contract.scene import Mesh, Pose, Splats
+from ...contract.scene import Mesh, Pose, Splats, quaternion_product, rotation_matrices
 from .harmonics import rotate_sh
 
 # ply_frame -> the rotation from our frame to the file's. All are proper rotations: nothing is ever mirrored.
@@ -26,32 +26,6 @@ FRAMES: dict[str, np.ndarray] = {
 
 CANONICAL_TO_OBJECT = FRAMES["z_up"].T  # the model's canonical object frame (z up) -> ours: (x, y, z) -> (x, z, -y)
 P3D_TO_SCENE = np.diag([-1.0, 1.0, -1.0])  # PyTorch3D camera axes (x left, y up, z forward) -> glTF's (x right, y up, z backward)
-
-
-def multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Hamilton product of quaternions (..., 4), w first: the rotation `b`, then `a`."""
-    aw, ax, ay, az = np.moveaxis(np.asarray(a), -1, 0)
-    bw, bx, by, bz = np.moveaxis(np.asarray(b), -1, 0)
-    return np.stack(
-        [
-            aw * bw - ax * bx - ay * by - az * bz,
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-        ],
-        axis=-1,
-    )
-
-
-def matrices(quaternions: np.ndarray) -> np.ndarray:
-    """Unit quaternions (..., 4) -> rotation matrices (..., 3, 3) for column vectors."""
-    w, x, y, z = np.moveaxis(np.asarray(quaternions), -1, 0)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
 
 
 def quaternions(rotations: np.ndarray) -> np.ndarray:
@@ -82,7 +56,7 @@ def move_splats(splats: Splats, rotation: np.ndarray, scale: float = 1.0, transl
     with np.errstate(invalid="ignore", over="ignore"):  # rows that aren't finite are the writers' business
         return splats.replace(
             positions=(scale * (splats.positions @ turn.T) + np.asarray(translation)).astype(np.float32),
-            rotations=multiply(quaternions(turn), splats.rotations).astype(np.float32),
+            rotations=quaternion_product(quaternions(turn), splats.rotations).astype(np.float32),
             scales=splats.scales * np.float32(scale),
             sh=rotate_sh(splats.sh, turn),
         )
@@ -119,7 +93,7 @@ def from_sam3d_pose(quaternion: Sequence[float], translation: Sequence[float], s
     length = np.linalg.norm(q)
     if np.ptp(sizes) > 1e-4 * sizes.max() or not length > 0:
         raise InputError("The model's pose has unequal scales or no rotation.", "Average the scales and normalise the quaternion first.")
-    turn = P3D_TO_SCENE @ matrices(q / length).T @ CANONICAL_TO_OBJECT.T
+    turn = P3D_TO_SCENE @ rotation_matrices(q / length).T @ CANONICAL_TO_OBJECT.T
     moved = P3D_TO_SCENE @ np.asarray(translation, np.float64).ravel()
     return Pose(tuple(quaternions(turn)), tuple(moved), float(sizes.mean()))
 

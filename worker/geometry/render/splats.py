@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....contract.scene import Camera, Scene, Splats
-from ..frames import matrices, place_splats
+from ....contract.scene import Camera, Scene, Splats, rotation_matrices
+from ..frames import place_splats
 from ..harmonics import basis
 from .camera import expand, focal, project, to_camera
 
@@ -67,7 +67,7 @@ def _project(splats: Splats, camera: Camera, width: int, height: int) -> _Ellips
     xy, distance = project(camera, width, height, points)
     across, down = focal(camera, width, height)
     to_view = camera.pose.rotation_matrix().T.astype(np.float32)
-    axes = matrices(splats.rotations) * splats.scales[:, None, :]  # columns: the splat's axes, one sigma long
+    axes = rotation_matrices(splats.rotations) * splats.scales[:, None, :]  # columns: the splat's axes, one sigma long
     seen = to_view @ axes  # (N, 3, 3) in camera axes
     if camera.kind == "perspective":
         near = np.maximum(distance, camera.znear)
