@@ -247,11 +247,13 @@ def _has_alpha(path: Path) -> bool:
 
     from PIL import Image
 
+    from .images import has_alpha  # here: this module alone costs no numpy
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a picture that is too large is refused where it is read
             with Image.open(path) as picture:
-                return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+                return has_alpha(picture)
     except Exception as problem:  # Pillow's decoders raise many kinds
         raise ImageError(f"{path.name} can't be read as a picture ({type(problem).__name__}).", "Open and save it again as PNG.") from None
 

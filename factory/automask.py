@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ def _grabcut(image: np.ndarray) -> np.ndarray:
     return np.asarray(large) >= 128
 
 
-def _cv2():  # type: ignore[no-untyped-def]
+def _cv2() -> Any:
     try:
         import cv2
     except ImportError:

@@ -6,11 +6,12 @@ no line here. Values come as text or as JSON values; the records check them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,25 +92,22 @@ def _made(kind: type[Any], fields: dict[str, Any]) -> Any:
         return kind(**fields)
 
 
-class _naming:
+@contextlib.contextmanager
+def _naming() -> Iterator[None]:
     """Errors of the records name their classes; a user knows only the setting's name."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, problem: BaseException | None, _trace: object) -> None:
-        if isinstance(problem, OptionError):
-            text = problem.message
-            for prefix in ("DraftOptions.", "ExportOptions.", "ReconstructRequest."):
-                text = text.replace(prefix, "")
-            if text != problem.message:
-                raise OptionError(text, problem.hint) from None
+    try:
+        yield
+    except OptionError as problem:
+        text = problem.message
+        for prefix in ("DraftOptions.", "ExportOptions.", "ReconstructRequest."):
+            text = text.replace(prefix, "")
+        raise OptionError(text, problem.hint) from None
 
 
 def _value(text: str) -> Any:
     """A number, true, false, none or a word."""
     lowered = text.lower()
-    if lowered in ("none", "null", "auto") and lowered != "auto":
+    if lowered in ("none", "null"):
         return None
     if lowered in ("true", "false"):
         return lowered == "true"

@@ -117,12 +117,14 @@ def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, 
 @_common
 def batch(dry_run: bool, **options: Any) -> int:
     """A folder of pictures (or a table of them) -> a folder of results: resumable, with manifest.jsonl and report.html."""
-    common = {name: options.pop(name) for name in [option.name for option in _common_parameters()]}
-    with _Reporting(common) as show:
+    with _Reporting(options) as show:
+        from dataclasses import fields
+
         from ..batch import BatchOptions
         from . import batch as command
 
-        made = BatchOptions(**options, force=common["force"], settings=_settings(common), masks=_mask_options(common))
+        own = {item.name: options[item.name] for item in fields(BatchOptions) if item.name in options}
+        made = BatchOptions(**own, settings=_settings(options), masks=_mask_options(options))
         return command.dry_run(show, made) if dry_run else command.run(show, made)
 
 
@@ -151,17 +153,6 @@ def version(as_json: bool) -> int:
     else:
         click.echo(f"comfyui-sam3d {VERSION} (protocol {PROTOCOL}, Python {platform.python_version()})")
     return 0
-
-
-def _common_parameters() -> list[click.Parameter]:
-    """The parameters that `_common` adds, as click made them."""
-
-    @click.command()
-    @_common
-    def probe(**_: Any) -> None:
-        pass
-
-    return probe.params
 
 
 def _settings(common: dict[str, Any]) -> dict[str, Any]:
