@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import EngineError, JobCancelled, SetupError  # noqa: E402
+from comfyui_sam3d.contract.errors import EngineError, JobCancelled, OptionError, SetupError  # noqa: E402
 from comfyui_sam3d.worker.ops import backends, fused  # noqa: E402
 from comfyui_sam3d.worker.sam3d import occupancy, preprocess, structure  # noqa: E402
 from comfyui_sam3d.worker.sam3d.dino import Dino  # noqa: E402
@@ -14,9 +16,18 @@ from comfyui_sam3d.worker.sam3d.flow import LATENTS, SparseStructureFlow  # noqa
 from comfyui_sam3d.worker.sam3d.flow_cached import CachedFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.fuser import IMAGE_INPUTS, MASK_INPUTS, POINT_INPUTS, EmbedderFuser  # noqa: E402
 from comfyui_sam3d.worker.sam3d.point_patch import PointPatchEmbed  # noqa: E402
-from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions, generator, sample  # noqa: E402
+from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions, sample  # noqa: E402
 
-SIDE = 4  # of the latent cube
+SIDE = 3  # of the latent cube
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny networks spend more time on handing work to threads than on work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -32,11 +43,11 @@ def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 @pytest.fixture(scope="module")
 def flow() -> SparseStructureFlow:
-    return randomised(SparseStructureFlow(width=64, context=48, blocks=3, heads=2, resolution=SIDE))
+    return randomised(SparseStructureFlow(width=48, context=40, blocks=2, heads=3, resolution=SIDE))
 
 
 def context(objects: int, seed: int = 5) -> torch.Tensor:
-    return torch.randn(objects, 19, 48, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(objects, 19, 40, generator=torch.Generator().manual_seed(seed))
 
 
 def plain(model: SparseStructureFlow, tokens: torch.Tensor):
@@ -50,7 +61,7 @@ def plain(model: SparseStructureFlow, tokens: torch.Tensor):
 @pytest.mark.parametrize("guided", [False, True])
 def test_cached_velocity_equals_the_plain_network(flow, objects: int, guided: bool) -> None:
     options, tokens = SamplerOptions(steps=5), context(objects)
-    latents = structure.noise_for(1, objects, SIDE)
+    latents = structure.noise_for(Noise(1), objects, SIDE)
     cached = CachedFlow(flow)
     got, free = cached.velocity(latents, cached.modulation(options)[2], cached.prepare(tokens), guided=guided)
     t = 1000.0 * float(options.times()[2])
@@ -64,7 +75,7 @@ def test_cached_velocity_equals_the_plain_network(flow, objects: int, guided: bo
 
 @pytest.mark.parametrize("options", [SamplerOptions(steps=6), SamplerOptions(steps=4, shortcut=True), SamplerOptions(steps=3, guidance=0)])
 def test_sampling_equals_the_twin(flow, options: SamplerOptions) -> None:
-    tokens, noise = context(2), structure.noise_for(2, 2, SIDE)
+    tokens, noise = context(2), structure.noise_for(Noise(2), 2, SIDE)
     got = structure.StructureSampler(flow).sample(tokens, noise, options)
     wanted = sample(plain(flow, tokens), noise, options)
     for name in LATENTS:
@@ -72,7 +83,7 @@ def test_sampling_equals_the_twin(flow, options: SamplerOptions) -> None:
 
 
 def test_objects_as_one_batch_equal_one_by_one(flow) -> None:
-    tokens, noise, options = context(4), structure.noise_for(3, 4, SIDE), SamplerOptions(steps=5)
+    tokens, noise, options = context(4), structure.noise_for(Noise(3), 4, SIDE), SamplerOptions(steps=5)
     sampler = structure.StructureSampler(flow)
     together = sampler.sample(tokens, noise, options)
     for index in range(4):
@@ -85,7 +96,7 @@ def test_same_seed_same_numbers_also_after_a_cancel(flow) -> None:
     sampler, tokens, options = structure.StructureSampler(flow), context(1), SamplerOptions(steps=5)
 
     def run(on_step=None):
-        return sampler.sample(tokens, structure.noise_for(11, 1, SIDE), options, on_step)
+        return sampler.sample(tokens, structure.noise_for(Noise(11), 1, SIDE), options, on_step)
 
     def stop(done: int, steps: int) -> None:
         if done == 3:
@@ -100,26 +111,56 @@ def test_same_seed_same_numbers_also_after_a_cancel(flow) -> None:
     assert all(torch.equal(first[name], second[name]) for name in LATENTS)
 
 
+def test_a_picture_after_another_and_after_a_release(flow) -> None:
+    """Buffers are kept from picture to picture; nothing of the one before may stay in them."""
+    options, sampler = SamplerOptions(steps=3), structure.StructureSampler(flow)
+
+    def run(seed: int, objects: int = 1, guidance: float = 7.0):
+        one = SamplerOptions(steps=3, guidance=guidance)
+        return sampler.sample(context(objects, seed), structure.noise_for(Noise(seed), objects, SIDE), one)
+
+    first = run(1)
+    assert not torch.equal(run(2)["shape"], first["shape"])
+    assert not torch.equal(run(1, guidance=3.0)["shape"], first["shape"])
+    run(3, objects=2)
+    again = run(1)
+    sampler.release()
+    anew = run(1)
+    fresh = structure.StructureSampler(flow).sample(context(1, 1), structure.noise_for(Noise(1), 1, SIDE), options)
+    for other in (again, anew, fresh):
+        assert all(torch.equal(first[name], other[name]) for name in LATENTS)
+
+
 def test_noise_has_a_generator_for_each_stage_and_object() -> None:
-    three, one = structure.noise_for(5, 3, SIDE), structure.noise_for(5, 1, SIDE)
+    three, one = structure.noise_for(Noise(5), 3, SIDE), structure.noise_for(Noise(5), 1, SIDE)
     assert all(torch.equal(three[name][:1], one[name]) for name in LATENTS)
     assert not torch.equal(three["shape"][0], three["shape"][1])
-    assert not torch.equal(structure.noise_for(6, 1, SIDE)["shape"], one["shape"])
-    firsts = {
-        torch.rand(1, generator=generator(seed, stage, i)).item()
-        for seed in (0, 1, 2**64 - 1)
-        for stage in ("structure", "latent")
-        for i in (0, 1)
-    }
-    assert len(firsts) == 12
+    # 2^32 apart: PyTorch's CPU generator alone would give these the same numbers
+    seeds = (0, 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1)
+    sources = [Noise(seed).source(stage, index) for seed in seeds for stage in ("structure", "latent") for index in (0, 1)]
+    assert len({torch.rand(1, generator=source).item() for source in sources}) == len(sources)
 
 
-def test_compatible_noise_is_the_originals_order() -> None:
-    source = torch.Generator().manual_seed(42)
-    shapes = structure.latent_shapes(SIDE)
+def test_stage_2_noise_depends_on_nothing_that_stage_1_drew() -> None:
+    untouched, after = Noise(9), Noise(9)
+    structure.noise_for(after, 3, SIDE)
+    a, b = (torch.randn(4, generator=noise.source("latent", 1)) for noise in (untouched, after))
+    assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("seed", [42, 2**63 + 5, 2**64 - 1])
+def test_compatible_noise_is_the_originals(seed: int) -> None:
+    """Each object is seeded anew, its latents drawn in alphabetical order; its stage 2 goes on with the same generator."""
+    source, shapes = torch.Generator().manual_seed(seed), structure.latent_shapes(SIDE)
     wanted = {name: torch.randn(shapes[name], generator=source) for name in sorted(shapes)}
-    got = structure.noise_for(42, 1, SIDE, compatible=True)
-    assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+    following = torch.randn(5, 8, generator=source)
+    noise = Noise(seed, compatible=True)
+    got = structure.noise_for(noise, 2, SIDE)
+    for index in (1, 0):
+        assert all(torch.equal(got[name][index : index + 1], wanted[name]) for name in wanted)
+        assert torch.equal(torch.randn(5, 8, generator=noise.source("latent", index)), following)
+    again = structure.noise_for(noise, 1, SIDE)
+    assert all(torch.equal(again[name], wanted[name]) for name in wanted)
 
 
 def test_few_steps_tell_the_network_their_size_on_the_originals_grid() -> None:
@@ -128,6 +169,8 @@ def test_few_steps_tell_the_network_their_size_on_the_originals_grid() -> None:
     assert not few.guided(0.0)
     uniform = SamplerOptions(steps=4, shortcut=True, grid="uniform")
     assert uniform.times().tolist() == [0, 0.25, 0.5, 0.75, 1]
+    with pytest.raises(OptionError):
+        SamplerOptions(steps=0)
     normal = SamplerOptions()
     assert normal.step_size == 0 and sum(1 + normal.guided(1000 * float(t)) for t in normal.times()[:-1]) == 44
 
@@ -141,27 +184,33 @@ def test_a_point_patch_sees_only_what_reaches_its_token() -> None:
 
 
 def test_what_belongs_to_the_picture_is_embedded_once() -> None:
-    vit = {"patch": 14, "width": 48, "depth": 1, "heads": 3}
+    vit = {"patch": 14, "width": 32, "depth": 1, "heads": 2}
     fuser = randomised(
         EmbedderFuser([(Dino(56, **vit), IMAGE_INPUTS), (Dino(56, **vit), MASK_INPUTS), (PointPatchEmbed(32, 8, 32), POINT_INPUTS)])
     )
-    rgba = torch.randint(0, 255, (60, 80, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    pointmap, conditions = torch.randn(3, 60, 80), []
-    for left in (5, 30):
-        alpha = torch.zeros(60, 80, dtype=torch.uint8)
-        alpha[10:40, left : left + 35] = 255
-        conditions.append(preprocess.preprocess(torch.cat([rgba[..., :3], alpha[..., None]], -1), pointmap, size=56))
-    pictures = []
+    image = torch.randint(0, 255, (60, 80, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(2, 60, 80, dtype=torch.bool)
+    for mask, left in zip(masks, (5, 30)):
+        mask[10:40, left : left + 35] = True
+    pointmap = torch.randn(3, 60, 80, generator=torch.Generator().manual_seed(1))
+    conditions = preprocess.preprocess_objects(image, masks, pointmap, size=56)
+    assert conditions[0].rgb_image is conditions[1].rgb_image
+    for mask, one in zip(masks, conditions):
+        alone = preprocess.preprocess(preprocess.with_alpha(image, mask), pointmap, size=56)
+        assert all(torch.equal(value, one.inputs()[name]) for name, value in alone.inputs().items())
+        assert torch.equal(alone.scale, one.scale) and torch.equal(alone.shift, one.shift)
+    pictures, projected = [], []
     fuser.module_list[0].register_forward_hook(lambda module, args, out: pictures.append(len(args[0])))
+    fuser.projection_nets[0].register_forward_hook(lambda module, args, out: projected.append(len(args[0])))
     together = structure.embed(fuser, conditions)
-    assert pictures == [3]  # two crops, one whole picture
+    assert pictures == [3] and projected == [2, 1]  # two crops, one whole picture
     for index, one in enumerate(conditions):
         torch.testing.assert_close(together[index : index + 1], fuser(one.inputs()), atol=2e-5, rtol=1e-4)
 
 
 def test_decode_gives_voxels_and_pose_for_each_object(flow) -> None:
-    decoder = randomised(occupancy.OccupancyDecoder(channels=(16, 8, 8)), 3)
-    latents = structure.noise_for(4, 2, SIDE)
+    decoder = randomised(occupancy.OccupancyDecoder(channels=(8, 8, 8)), 3)
+    latents = structure.noise_for(Noise(4), 2, SIDE)
     decoder.out_layer[2].bias.data -= decoder(occupancy.as_cube(latents["shape"])).median()  # half of the grid is occupied
     one = preprocess.Conditions(*[torch.zeros(1)] * 4, scale=torch.full((1, 3), 0.5), shift=torch.tensor([[0.1, 0.2, 2.0]]))
     structures = structure.decode(latents, decoder, [one, one])
@@ -171,7 +220,7 @@ def test_decode_gives_voxels_and_pose_for_each_object(flow) -> None:
     halved = structure.decode(latents, decoder, [one, one], limit=10)[0]
     assert halved.downsample == 2 and torch.allclose(halved.pose.scale, 2 * structures[0].pose.scale)
     decoder.out_layer[2].bias.data -= 1e6
-    with pytest.raises(EngineError, match="no occupied voxel"):
+    with pytest.raises(EngineError, match="no occupied voxel for object 1 of 2"):
         structure.decode(latents, decoder, [one, one])
 
 

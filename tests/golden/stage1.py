@@ -1,18 +1,19 @@
 """How each kind of golden/stage1 is replayed: the file's inputs and weights through our modules, one function per kind.
 
-A function takes (tensors by name without `in.`, state dict, config) and returns {name: tensor} for the names under `out.`.
+A function takes (tensors by name without `in.`, state dict, config) and returns {name: tensor} for the names under `out.`. KINDS has one for each kind;
+SECOND has a further one where we compute a thing in two ways: the plain twin, and the batched and cached way that jobs take.
 """
 
 from __future__ import annotations
 
 import torch
-from comfyui_sam3d.contract.errors import Sam3dError
-from comfyui_sam3d.worker.sam3d import occupancy, pose, preprocess
+from comfyui_sam3d.worker.sam3d import occupancy, pose, preprocess, structure
 from comfyui_sam3d.worker.sam3d.dino import Dino
-from comfyui_sam3d.worker.sam3d.flow import LATENTS, SparseStructureFlow, StepEmbedder, TwoStreamBlock, sincos_table
+from comfyui_sam3d.worker.sam3d.flow import SparseStructureFlow, StepEmbedder, TwoStreamBlock, sincos_table
+from comfyui_sam3d.worker.sam3d.flow_cached import CachedFlow
 from comfyui_sam3d.worker.sam3d.fuser import EmbedderFuser
 from comfyui_sam3d.worker.sam3d.point_patch import PointPatchEmbed
-from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions, draw, sample
+from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions, draw, sample
 
 
 def camera(x, sd, config):
@@ -62,11 +63,17 @@ def dino(x, sd, config):
 
 
 def _point_patch(config):
-    return PointPatchEmbed(config["input_size"], config["patch_size"], config["embed_dim"])
+    """Heads and MLP ratio aren't in the metadata of the known files: the original's own defaults."""
+    sizes = config["input_size"], config["patch_size"], config["embed_dim"]
+    return PointPatchEmbed(*sizes, heads=config.get("num_heads", 16), mlp_ratio=config.get("mlp_ratio", 2))
 
 
 def point_patch(x, sd, config):
     return {"tokens": _loaded(_point_patch(config), sd)(x["pointmap"])}
+
+
+def point_patch_plain(x, sd, config):
+    return {"tokens": _loaded(_point_patch(config), sd).plain(x["pointmap"])}
 
 
 def _fuser(config):
@@ -79,7 +86,8 @@ def _fuser(config):
 
 def fuser(x, sd, config):
     model = _loaded(_fuser(config), sd)
-    return {"tokens": model(x), "tokens_pointmap_dropped": model(x, drop=("pointmap", "rgb_pointmap"))}
+    points = [name for e in config["embedders"] if e["type"] == "point_patch" for name, _ in e["inputs"]]
+    return {"tokens": model(x), "tokens_pointmap_dropped": model(x, drop=points)}
 
 
 def posenc(x, sd, config):
@@ -111,6 +119,22 @@ def _flow(config):
         config["mlp_ratio"],
         config["resolution"],
     )
+
+
+def ss_flow_cached(x, sd, config):
+    model = _loaded(_flow(config), sd)
+    flow, latents, time = CachedFlow(model), _named(x, "latent."), x["t"].double()
+    context = flow.prepare(x["cond"])
+    d0, uncond = flow.velocity(latents, flow.modulation_at(time, 0.0)[0], context, guided=True)
+    d250, _ = flow.velocity(latents, flow.modulation_at(time, 250.0)[0], context, guided=False)
+    calls = {"d0": d0, "uncond_d0": uncond, "d250": d250}
+    out = {f"{name}.{k}": v for name, velocity in calls.items() for k, v in velocity.items()}
+    return {**_only(ss_flow(x, sd, config), ("dnone.", "t_emb", "shape_pos_emb")), **out}
+
+
+def _only(x, prefixes):
+    """What the second way doesn't have, taken from the first."""
+    return {k: v for k, v in x.items() if k.startswith(prefixes)}
 
 
 def _named(x, prefix):
@@ -152,17 +176,20 @@ def sampler(x, sd, config):
     return {**out, "t_grid": options.times(), "d": torch.tensor(options.step_size)}
 
 
+def sampler_cached(x, sd, config):
+    model = _loaded(_flow(config["backbone"]), {k.removeprefix("reverse_fn.backbone."): v for k, v in sd.items()})
+    options, out, fast = _sampler_options(config), {}, structure.StructureSampler(model)
+
+    def keep(step, steps):
+        out.update({f"step{step}.{k}": v.clone() for k, v in fast._step.latents.items()})
+
+    fast.sample(x["cond"], _named(x, "noise."), options, keep)
+    return {**out, "t_grid": options.times(), "d": torch.tensor(options.step_size)}
+
+
 def noise(x, sd, config):
-    side = config["backbone"]["resolution"]
-    shapes = {
-        "6drotation_normalized": (1, 1, 6),
-        "scale": (1, 1, 3),
-        "shape": (1, side**3, 8),
-        "translation": (1, 1, 3),
-        "translation_scale": (1, 1, 1),
-    }
-    assert tuple(shapes) == LATENTS
-    return {f"noise.{k}": v for k, v in draw(shapes, torch.Generator().manual_seed(config["seed"])).items()}
+    shapes = {name: (config["batch"], *shape[1:]) for name, shape in structure.latent_shapes(config["backbone"]["resolution"]).items()}
+    return {f"noise.{k}": v for k, v in draw(shapes, Noise(config["seed"], compatible=True).source("structure", 0)).items()}
 
 
 def _ss_decoder(config):
@@ -207,26 +234,51 @@ def rotations(x, sd, config):
     }  # fmt: skip
 
 
-def e2e(x, sd, config):
-    def part(prefix):
+def _e2e_parts(sd, config):
+    def weights(prefix):
         return {k.removeprefix(prefix): v for k, v in sd.items() if k.startswith(prefix)}
 
-    first = preprocess.preprocess(
-        x["rgba"], x["pointmap"], size=config["preprocess"]["size"], box_factor=config["preprocess"]["box_size_factor"]
+    return (
+        _loaded(_fuser(config["fuser"]), weights("_base_models.condition_embedder.")),
+        _loaded(_flow(config["generator"]["backbone"]), weights("_base_models.generator.reverse_fn.backbone.")),
+        _loaded(_ss_decoder(config["decoder"]), weights("ss_decoder.")),
     )
-    fused = _loaded(_fuser(config["fuser"]), part("_base_models.condition_embedder."))
+
+
+def _e2e_answer(first, cond, latents, logits, original, coords, decoded):
+    moments = {f"pre.{name}_{p}": getattr(first, p) for name in ("pointmap", "rgb_pointmap") for p in ("scale", "shift")}
+    pose = {f"pose.{k}": getattr(decoded, k) for k in ("translation", "rotation", "scale")}
+    return {
+        **{f"pre.{k}": v for k, v in first.inputs().items()}, **moments, "cond": cond, **{f"latent.{k}": v for k, v in latents.items()},
+        "logits": logits, "coords_original": original, "coords": coords, **pose,
+    }  # fmt: skip
+
+
+def e2e(x, sd, config):
+    fused, model, decoder = _e2e_parts(sd, config)
+    options = {"size": config["preprocess"]["size"], "box_factor": config["preprocess"]["box_size_factor"]}
+    first = preprocess.preprocess(x["rgba"], x["pointmap"], **options)
     cond = fused(first.inputs())
-    model = _loaded(_flow(config["generator"]["backbone"]), part("_base_models.generator.reverse_fn.backbone."))
     latents = sample(_plain_velocity(model, cond), _named(x, "noise."), _sampler_options(config["generator"]))
-    logits = _loaded(_ss_decoder(config["decoder"]), part("ss_decoder."))(occupancy.as_cube(latents["shape"]))
+    logits = decoder(occupancy.as_cube(latents["shape"]))
     original = occupancy.occupied(logits)
     voxels, factor = occupancy.halve(occupancy.prune(original))
     decoded = pose.decode_pose(latents, first.scale, first.shift, factor)
-    moments = {f"pre.{name}_{p}": getattr(first, p) for name in ("pointmap", "rgb_pointmap") for p in ("scale", "shift")}
-    return {
-        **{f"pre.{k}": v for k, v in first.inputs().items()}, **moments, "cond": cond, **{f"latent.{k}": v for k, v in latents.items()},
-        "logits": logits, "coords_original": original, "coords": voxels, **{f"pose.{k}": getattr(decoded, k) for k in ("translation", "rotation", "scale")},
-    }  # fmt: skip
+    return _e2e_answer(first, cond, latents, logits, original, voxels, decoded)
+
+
+def e2e_cached(x, sd, config):
+    """As a job runs: two objects at once, the second with another mask and other noise; the first is the file's."""
+    fused, model, decoder = _e2e_parts(sd, config)
+    options = {"size": config["preprocess"]["size"], "box_factor": config["preprocess"]["box_size_factor"]}
+    alpha = x["rgba"][..., 3]
+    both = preprocess.preprocess_objects(x["rgba"][..., :3], torch.stack([alpha, alpha.roll(5, 1)]), x["pointmap"], **options)
+    cond = structure.embed(fused, both)
+    noise = {name: torch.cat([value, value.flip(-1)]) for name, value in _named(x, "noise.").items()}
+    latents = structure.StructureSampler(model).sample(cond, noise, _sampler_options(config["generator"]))
+    latents = {name: value[:1] for name, value in latents.items()}
+    [made] = structure.decode(latents, decoder, both[:1])
+    return _e2e_answer(both[0], cond[:1], latents, decoder(occupancy.as_cube(latents["shape"])), made.original, made.coords, made.pose)
 
 
 def _loaded(module, sd):
@@ -239,72 +291,4 @@ KINDS = {
     "fuser": fuser, "posenc": posenc, "mot_block": mot_block, "ss_flow": ss_flow, "sampler": sampler, "noise": noise, "ss_decoder": ss_decoder,
     "coords": coords, "pose": pose_, "rotations": rotations, "e2e": e2e,
 }  # fmt: skip
-
-
-def error_cases(document):
-    """error_cases.json: what the original does with bad input. Returns what we do otherwise, in words."""
-    build, wrong = document["construction"], []
-    for case in document["preprocess"]:
-        where = f"{case['name']}/{case['entry']}"
-        rgba, pointmap = _constructed(build, case)
-        options = {"size": build["size"], "box_factor": build["box_size_factor"]}
-        try:
-            made = preprocess.preprocess(rgba, pointmap if case["entry"] == "ss" else None, **options)
-        except Sam3dError as problem:
-            if case["outcome"] != "exception" or not problem.hint:
-                wrong.append(f"{where}: {problem}")
-            continue
-        if case["outcome"] == "exception":
-            wrong.append(f"{where}: no error")
-            continue
-        have = {**made.inputs(), "pointmap_scale": made.scale, "pointmap_shift": made.shift}
-        for name, want in case["result"].items():
-            value = have[name]
-            if isinstance(want, list):
-                same = torch.allclose(value[0].double(), torch.tensor(want, dtype=torch.float64), rtol=1e-4, atol=1e-6, equal_nan=True)
-            else:
-                total = float(value.double().nan_to_num(nan=0.0).sum())
-                same = list(value.shape) == want["shape"] and int(value.isnan().sum()) == want["nan_count"]
-                same = same and abs(total - want["nan_ignoring_sum"]) <= 1e-4 * max(1.0, abs(want["nan_ignoring_sum"]))
-            if not same:
-                wrong.append(f"{where}: {name} is another")
-    for case in document["occupancy"]:
-        rows = torch.tensor(case["coords"], dtype=torch.int32).reshape(-1, 4)
-        try:
-            if case["name"].startswith("downsample"):
-                made, factor = occupancy.halve(rows)
-                same = made.tolist() == case["result"]["coords"] and factor == case["result"]["factor"]
-            else:
-                same = occupancy.prune(rows).tolist() == case.get("result")
-        except Sam3dError:
-            same = case["outcome"] == "exception"
-        if not same:
-            wrong.append(f"{case['name']}: another outcome")
-    logits = torch.full((1, 1, 5, 5, 5), -1.0)
-    logits[0, 0, 1, 2, 3], logits[0, 0, 2, 2, 2], logits[0, 0, 3, 3, 3] = 0.0, 1e-7, torch.nan
-    if occupancy.occupied(logits).tolist() != document["threshold"]["coords"]:
-        wrong.append("threshold: other voxels")
-    return wrong
-
-
-def _constructed(build, case):
-    """The picture and point map that the document describes in words."""
-    height, width = build["height"], build["width"]
-    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    rgb = torch.stack([(8 * x) % 256, (10 * y) % 256, (x + y) % 256], dim=-1).to(torch.uint8)
-    mask = torch.zeros(height, width, dtype=torch.bool)
-    if (box := case["mask_rows_cols_inclusive"]) is not None:
-        mask[box[0] : box[1] + 1, box[2] : box[3] + 1] = True
-    z = 2 + 0.01 * x + 0.02 * y
-    regular = torch.stack([-(x - width / 2) / width * z, -(y - height / 2) / width * z, z])
-    pointmap = regular.clone()
-    text = case["pointmap"]
-    if text == "all NaN" or text.startswith("all NaN except"):
-        pointmap[:] = torch.nan
-        if "except" in text:
-            pointmap[:, 10, 12] = regular[:, 10, 12]
-    elif text == "all +inf":
-        pointmap[:] = torch.inf
-    elif text != "regular":
-        pointmap[:, 8:16, 10:20] = torch.nan
-    return preprocess.with_alpha(rgb, mask), pointmap
+SECOND = {"point_patch": point_patch_plain, "ss_flow": ss_flow_cached, "sampler": sampler_cached, "e2e": e2e_cached}

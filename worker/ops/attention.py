@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tenso
     return out.transpose(1, 2).flatten(2)
 
 
-def fused_attention(device: torch.device) -> AbstractContextManager[None]:
-    """Around a network's whole pass: on CUDA `attend` takes cuDNN's kernel first, and the next best where that can't.
+@contextmanager
+def fused_attention(device: torch.device) -> Iterator[None]:
+    """Around a network's whole pass: on CUDA `attend` takes cuDNN's kernel first, and the next best where that can't; `device` is the current one,
+    as Triton's kernels need.
 
     (Not inside `attend`: entering it costs more than launching the kernel.)
     """
-    return sdpa_kernel(_ORDER, set_priority=True) if device.type == "cuda" else nullcontext()
+    if device.type == "cuda":
+        with torch.cuda.device(device), sdpa_kernel(_ORDER, set_priority=True):
+            yield
+    else:
+        yield

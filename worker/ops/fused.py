@@ -19,16 +19,17 @@ def residual_norm(
     const: Tensor | None = None,
     eps: float,
     dtype: torch.dtype,
+    out: Tensor | None = None,
 ) -> Tensor:
     """x += gate * update + const, in place; returns layer_norm(x) * mult + add in `dtype`.
 
     x: float32 (..., C), contiguous: the residual stream. update: (..., C) of any float dtype, or None. gate, mult, add, const: (C,) of any float
-    dtype, None for 1, 1, 0, 0. All of it is computed in float32.
+    dtype, None for 1, 1, 0, 0. All of it is computed in float32. out: where the result goes, contiguous, of x's shape and `dtype`; None: a new tensor.
     """
     if choose(x.device, "triton") == "triton":
         from .fused_triton import residual_norm as fast
 
-        return fast(x, update, gate, mult, add, const, eps, dtype)
+        return fast(x, update, gate, mult, add, const, eps, torch.empty(x.shape, dtype=dtype, device=x.device) if out is None else out)
     if update is not None:
         x += update if gate is None else gate.float() * update.float()
     if const is not None:
@@ -38,7 +39,7 @@ def residual_norm(
         normed = normed * mult.float()
     if add is not None:
         normed = normed + add.float()
-    return normed.to(dtype)
+    return normed.to(dtype) if out is None else out.copy_(normed)
 
 
 def head_norm_(qkv: Tensor, gamma: Tensor) -> Tensor:

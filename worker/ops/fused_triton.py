@@ -39,11 +39,10 @@ def _residual_norm_kernel(
 
 def residual_norm(
     x: Tensor, update: Tensor | None, gate: Tensor | None, mult: Tensor | None, add: Tensor | None, const: Tensor | None, eps: float,
-    dtype: torch.dtype,
+    out: Tensor,
 ) -> Tensor:  # fmt: skip
-    assert x.is_contiguous() and x.dtype == torch.float32
+    assert x.is_contiguous() and x.dtype == torch.float32 and out.is_contiguous()
     width = x.shape[-1]
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
     update = None if update is None else update.contiguous()
     rows = x.numel() // width
     block = triton.next_power_of_2(width)

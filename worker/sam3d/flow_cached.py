@@ -8,7 +8,8 @@ the products run in the weights' dtype. The pose stream runs on a side stream wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -43,11 +44,26 @@ class _Cross:
     const: Tensor  # an unconditional row's result, float32 (C,)
 
 
+@dataclass(frozen=True)
+class _Modulation:
+    """One block's share of a row of the modulation table; every tensor float32 (C,)."""
+
+    gate1: Tensor  # of the self attention
+    norm3: tuple[Tensor, Tensor]  # multiplier and offset before the feed-forward
+    gate2: Tensor  # of the feed-forward
+    after: tuple[Tensor | None, Tensor | None]  # multiplier and offset of the norm that makes the next block's input; none after the last
+    eps: float  # of that norm
+
+
 class CachedFlow:
-    """Velocity of B objects at a time, at the steps of a fixed time grid."""
+    """Velocity of B objects at a time, at the steps of a fixed time grid.
+
+    model: its weights, of one dtype, are used as they are, except for the folded biases and the pose's queries.
+    """
 
     def __init__(self, model: SparseStructureFlow) -> None:
         self.model = model
+        self.device = model.t_embedder.mlp[0].weight.device
         self.dtype = model.blocks[0].self_attn.to_out[SHAPE].weight.dtype
         self.heads = model.blocks[0].self_attn.heads
         self.cross = [{name: self._fold(block, name) for name in (SHAPE, POSE)} for block in model.blocks]
@@ -78,8 +94,8 @@ class CachedFlow:
     # -- once
 
     def prepare(self, tokens: Tensor, into: Context | None = None) -> Context:
-        """tokens (B, M, C) of any dtype -> what every step will read; `into`: an earlier one of the same size, overwritten."""
-        tokens = tokens.to(self.dtype)
+        """tokens (B, M, C) of any dtype, anywhere -> what every step will read; `into`: an earlier one of the same size, overwritten."""
+        tokens = tokens.to(self.device, self.dtype)
         if into is None:
             return Context(tokens, [self._keys_values(tokens, cross) for cross in self.cross])
         into.tokens.copy_(tokens)
@@ -95,11 +111,16 @@ class CachedFlow:
         return len(self.cross), 6, len(self.cross[0][SHAPE].const)
 
     def modulation(self, options: SamplerOptions) -> Tensor:
-        """(steps, blocks, 6, C) float32: for each step and block shift, 1 + scale, gate of the attention, then of the feed-forward."""
-        device = self.model.t_embedder.mlp[0].weight.device
-        times = (1000.0 * options.times()[:-1]).float().to(device)
-        step = torch.full((1,), options.step_size, device=device)
-        embedded = self.model.embedding(times, step)
+        """The table for a time grid: one row, (blocks, 6, C) float32, for each step."""
+        return self.modulation_at(1000.0 * options.times()[:-1], options.step_size)
+
+    def modulation_at(self, times: Tensor, step: float) -> Tensor:
+        """times (n,) and the step size on the 0..1000 scale -> (n, blocks, 6, C) float32.
+
+        In each block shift, 1 + scale and gate of the attention, then of the feed-forward.
+        """
+        t = times.float().to(self.device)  # float64 stays on the CPU: not every device has it
+        embedded = self.model.embedding(t, torch.full((1,), step, device=self.device))
         table = torch.stack([block.adaLN_modulation(embedded) for block in self.model.blocks], dim=1).float()
         table = table.unflatten(-1, (6, -1)).contiguous()
         table[:, :, (1, 4)] += 1
@@ -113,58 +134,57 @@ class CachedFlow:
         """latents: float32, B objects. modulation: (blocks, 6, C), one row of the table. Returns the conditional velocity and, guided, the
         unconditional one, both float32.
         """
-        with fused_attention(next(iter(latents.values())).device):
+        with fused_attention(self.device):
             return self._velocity(latents, modulation, context, guided)
 
     def _velocity(
         self, latents: Mapping[str, Tensor], modulation: Tensor, context: Context, guided: bool
     ) -> tuple[Latents, Latents | None]:
         shape, pose = self._enter(latents)
-        count, blocks = len(shape), list(self.model.blocks)
-        mods = [m.unbind(0) for m in modulation.unbind(0)]
-        h = residual_norm(shape, None, None, mods[0][1], mods[0][0], eps=NORM, dtype=self.dtype)
-        g = residual_norm(pose, None, None, mods[0][1], mods[0][0], eps=NORM, dtype=self.dtype)
+        count = len(shape)
+        first, blocks = self._unpack(modulation)
+        h = residual_norm(shape, None, None, *first, eps=NORM, dtype=self.dtype)
+        g = residual_norm(pose, None, None, *first, eps=NORM, dtype=self.dtype)
         entered = pose, g  # alive until the end: the side stream reads them after the names have moved on
-        for index, block in enumerate(blocks):
-            after = (mods[index + 1][1], mods[index + 1][0], NORM) if index + 1 < len(blocks) else (None, None, LEAVE)
-            gates = (mods[index][2], mods[index][5])
-            norm3 = (mods[index][4], mods[index][3])
+        for index, mod in enumerate(blocks):
             qkv = self._qkv(index, SHAPE, h)
-            with _Aside(self, shape.device):
+            with self._aside():
                 update = self._pose_attention(index, g, qkv)
                 pose, update = _double(pose, update, guided and index == 0)
-                g = self._pose_rest(index, pose, update, context, count, gates, norm3, after)
-            update = F.linear(attend(*qkv.unbind(2)), *_wb(block.self_attn.to_out[SHAPE]))
+                g = self._rest(index, POSE, pose, update, context, count, mod)
+            update = F.linear(attend(*qkv.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[SHAPE]))
             shape, update = _double(shape, update, guided and index == 0)
-            h = self._shape_rest(index, shape, update, context, count, gates, norm3, after)
-            self._join(shape.device)
+            h = self._rest(index, SHAPE, shape, update, context, count, mod)
+            self._join()
         del entered
         conditional = self._leave(h[:count], g[:count])
         return conditional, self._leave(h[count:], g[count:]) if guided else None
 
-    def _shape_rest(self, index, x, update, context, count, gates, norm3, after) -> Tensor:  # type: ignore[no-untyped-def]
-        """Cross attention and feed-forward of the shape stream; x is updated in place, the next block's input returned."""
-        cross, mlp = self.cross[index][SHAPE], self.model.blocks[index].mlp[SHAPE].mlp
-        h = torch.empty(x.shape, dtype=self.dtype, device=x.device)
-        normed = residual_norm(x[:count], update[:count], gates[0], *cross.norm, eps=NORM, dtype=self.dtype)
-        q = F.linear(normed, *cross.to_q).unflatten(-1, (self.heads, -1))
-        crossed = F.linear(attend(q, *context.shape[index].unbind(2)), *cross.to_out)
-        h[:count] = residual_norm(x[:count], crossed, None, *norm3, eps=NORM, dtype=self.dtype)
-        if len(x) > count:
-            h[count:] = residual_norm(x[count:], update[count:], gates[0], *norm3, const=cross.const, eps=NORM, dtype=self.dtype)
-        update = F.linear(linear_gelu(h, *_wb(mlp[0])), *_wb(mlp[2]))
-        return residual_norm(x, update, gates[1], *after[:2], eps=after[2], dtype=self.dtype)
+    @staticmethod
+    def _unpack(modulation: Tensor) -> tuple[tuple[Tensor, Tensor], list[_Modulation]]:
+        """A row of the table -> multiplier and offset of the first block's input, and each block's part."""
+        rows = [row.unbind(0) for row in modulation.unbind(0)]  # shift 1, 1 + scale 1, gate 1, then the same for 2
+        entries: list[tuple[Tensor | None, Tensor | None]] = [(row[1], row[0]) for row in rows]
+        after = [*((mult, add, NORM) for mult, add in entries[1:]), (None, None, LEAVE)]
+        blocks = [_Modulation(row[2], (row[4], row[3]), row[5], (mult, add), eps) for row, (mult, add, eps) in zip(rows, after)]
+        return (rows[0][1], rows[0][0]), blocks
 
-    def _pose_rest(self, index, x, update, context, count, gates, norm3, after) -> Tensor:  # type: ignore[no-untyped-def]
-        """The same for the pose stream, whose few queries pool the context tokens themselves."""
-        cross, mlp = self.cross[index][POSE], self.model.blocks[index].mlp[POSE].mlp
-        normed = residual_norm(x[:count], update[:count], gates[0], *cross.norm, eps=NORM, dtype=self.dtype)
-        crossed = F.linear(self._pool(normed, cross, context.tokens), *cross.to_out)
-        parts = [residual_norm(x[:count], crossed, None, *norm3, eps=NORM, dtype=self.dtype)]
+    def _rest(self, index: int, name: str, x: Tensor, update: Tensor, context: Context, count: int, mod: _Modulation) -> Tensor:
+        """A block of one stream after its self attention (`update`). x is updated in place; returns the next block's input.
+
+        Rows up to `count` are conditional and attend to the context; for the others that attention is a constant.
+        """
+        cross, mlp = self.cross[index][name], self.model.blocks[index].mlp[name].mlp
+        normed = residual_norm(x[:count], update[:count], mod.gate1, *cross.norm, eps=NORM, dtype=self.dtype)
+        q = F.linear(normed, *cross.to_q).unflatten(-1, (self.heads, -1))
+        crossed = attend(q, *context.shape[index].unbind(2)) if name == SHAPE else self._pool(q, cross.to_kv, context.tokens)
+        h = torch.empty(x.shape, dtype=self.dtype, device=x.device)
+        residual_norm(x[:count], F.linear(crossed, *cross.to_out), None, *mod.norm3, eps=NORM, dtype=self.dtype, out=h[:count])
         if len(x) > count:
-            parts.append(residual_norm(x[count:], update[count:], gates[0], *norm3, const=cross.const, eps=NORM, dtype=self.dtype))
-        update = F.linear(linear_gelu(torch.cat(parts), *_wb(mlp[0])), *_wb(mlp[2]))
-        return residual_norm(x, update, gates[1], *after[:2], eps=after[2], dtype=self.dtype)
+            free = cross.const
+            residual_norm(x[count:], update[count:], mod.gate1, *mod.norm3, const=free, eps=NORM, dtype=self.dtype, out=h[count:])
+        update = F.linear(linear_gelu(h, *_wb(mlp[0])), *_wb(mlp[2]))
+        return residual_norm(x, update, mod.gate2, *mod.after, eps=mod.eps, dtype=self.dtype)
 
     def _qkv(self, index: int, name: str, h: Tensor) -> Tensor:
         qkv = F.linear(h, *_wb(self.model.blocks[index].self_attn.to_qkv[name])).unflatten(-1, (3, self.heads, -1))
@@ -176,13 +196,15 @@ class CachedFlow:
         keys_values = torch.cat([qkv[:, :, 1:], shape_qkv[:, :, 1:]], dim=1)
         return F.linear(attend(qkv[:, :, 0], *keys_values.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
 
-    def _pool(self, normed: Tensor, cross: _Cross, tokens: Tensor) -> Tensor:
-        """softmax(q (K c)^T) (V c) as (softmax((q K) c^T) c) V: the projections are applied to 4 queries, not to M tokens. (B, 4, C)"""
-        to_k, to_v = cross.to_kv.unflatten(0, (2, self.heads, -1)).unbind(0)  # (H, D, context) each
-        count, queries, _ = normed.shape
-        q = F.linear(normed, *cross.to_q).view(count * queries, self.heads, -1).transpose(0, 1)
-        asked = (q @ to_k).view(self.heads, count, queries, -1).transpose(0, 1).flatten(1, 2)  # (B, H * 4, context)
-        pooled = (asked @ tokens.mT).softmax(-1) @ tokens
+    def _pool(self, q: Tensor, to_kv: Tensor, tokens: Tensor) -> Tensor:
+        """softmax(q (K c)^T) (V c) as (softmax((q K) c^T) c) V: the projections are applied to 4 queries, not to M tokens.
+
+        q: (B, 4, H, D), the softmax's scale in it. to_kv: (2 H D, C). tokens: (B, M, C). Returns (B, 4, H * D).
+        """
+        to_k, to_v = to_kv.unflatten(0, (2, self.heads, -1)).unbind(0)  # (H, D, C) each
+        count, queries = q.shape[:2]
+        asked = (q.flatten(0, 1).transpose(0, 1) @ to_k).view(self.heads, count, queries, -1).transpose(0, 1).flatten(1, 2)
+        pooled = (asked @ tokens.mT).softmax(-1) @ tokens  # (B, H * 4, C)
         pooled = pooled.view(count, self.heads, queries, -1).transpose(0, 1).flatten(1, 2)
         return (pooled @ to_v.mT).transpose(0, 1).reshape(count, queries, -1)
 
@@ -206,29 +228,21 @@ class CachedFlow:
 
     # -- two streams on a device that has them
 
-    def _join(self, device: torch.device) -> None:
-        if device.type == "cuda":
-            torch.cuda.current_stream(device).wait_stream(self._side)
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """On CUDA: what is launched inside follows all that was launched before, and runs beside what is launched after, until `_join`."""
+        if self.device.type != "cuda":
+            yield
+            return
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.device)
+        self._side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._side):
+            yield
 
-
-class _Aside:
-    """Run a block on the side stream, after what the current one has queued so far; elsewhere, just run it."""
-
-    def __init__(self, flow: CachedFlow, device: torch.device) -> None:
-        self._streams = None
-        if device.type == "cuda":
-            if flow._side is None:
-                flow._side = torch.cuda.Stream(device)
-            flow._side.wait_stream(torch.cuda.current_stream(device))
-            self._streams = torch.cuda.stream(flow._side)
-
-    def __enter__(self) -> None:
-        if self._streams is not None:
-            self._streams.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        if self._streams is not None:
-            self._streams.__exit__(*error)
+    def _join(self) -> None:
+        if self._side is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._side)
 
 
 def _wb(layer: torch.nn.Module) -> tuple[Tensor, Tensor]:

@@ -56,14 +56,16 @@ class EmbedderFuser(nn.Module):
         dropped = set(drop)
         parts = []
         for name, index, group in self.routes:
-            tokens = self.embed(index, inputs[name])
-            parts.append(self.project(index, group, tokens) * (name not in dropped))
+            tokens = self.project(index, group, self.embed(index, inputs[name]))
+            parts.append(0 * tokens if name in dropped else tokens)
         return torch.cat(parts, dim=1)
 
     def embed(self, index: int, x: Tensor) -> Tensor:
+        """Input (B, ...) -> the tokens of embedder `index`, (B, T, its width)."""
         return self.module_list[index](x)
 
     def project(self, index: int, group: int, tokens: Tensor) -> Tensor:
+        """Tokens (B, T, its width) -> (B, T, width) with the group's offset, in the weights' dtype."""
         return self.projection_nets[index](tokens.to(self.idx_emb.dtype)) + self.idx_emb[group]
 
 

@@ -22,6 +22,8 @@ class ChannelNorm(LayerNorm32):
 
 
 class ResBlock3d(nn.Module):
+    """x (B, C, ...) plus two convolutions of it; a float32 x stays float32 whatever the weights are."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = ChannelNorm(channels), ChannelNorm(channels)
@@ -29,8 +31,9 @@ class ResBlock3d(nn.Module):
         self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        dtype = self.conv1.weight.dtype
+        h = self.conv1(F.silu(self.norm1(x)).to(dtype))
+        return x + self.conv2(F.silu(self.norm2(h)).to(dtype))
 
 
 class Upsample3d(nn.Module):
@@ -41,13 +44,16 @@ class Upsample3d(nn.Module):
         self.conv = nn.Conv3d(channels, 8 * out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x).unflatten(1, (-1, 2, 2, 2))  # (B, C, p, q, r, X, Y, Z)
+        y = self.conv(x.to(self.conv.weight.dtype)).unflatten(1, (-1, 2, 2, 2))  # (B, C, p, q, r, X, Y, Z)
         batch, channels, _, _, _, *size = y.shape
         return y.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(batch, channels, *(2 * n for n in size))
 
 
 class OccupancyDecoder(nn.Module):
-    """Latent (B, 8, r, r, r) -> logits (B, 1, 4 r, 4 r, 4 r); a voxel is occupied where its logit is positive."""
+    """Latent (B, 8, r, r, r) -> logits (B, 1, 4 r, 4 r, 4 r); a voxel is occupied where its logit is positive.
+
+    With half-precision weights the stream is float32 up to the first upsampling, as in the original under autocast (spec 8.4).
+    """
 
     def __init__(self, channels: Sequence[int] = (512, 128, 32), latent: int = 8, out: int = 1, blocks: int = 2, middle: int = 2) -> None:
         super().__init__()
@@ -62,8 +68,9 @@ class OccupancyDecoder(nn.Module):
         self.out_layer = nn.Sequential(ChannelNorm(channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], out, 3, padding=1))
 
     def forward(self, latent: Tensor) -> Tensor:
-        h = self.input_layer(latent.to(self.input_layer.weight.dtype))
-        return self.out_layer(self.blocks(self.middle_block(h)))
+        h = self.input_layer(latent.to(self.input_layer.weight.dtype)).float()
+        h = self.blocks(self.middle_block(h))
+        return self.out_layer(h.to(self.input_layer.weight.dtype))
 
 
 def as_cube(shape: Tensor) -> Tensor:
@@ -83,7 +90,7 @@ def prune(coords: Tensor) -> Tensor:
     Raises EngineError where there is no voxel at all.
     """
     if len(coords) == 0:
-        raise EngineError("Stage 1 found no occupied voxel.", "Try another seed, or a mask that shows more of the object.")
+        raise nothing()
     cells = coords[:, 1:].long()
     low = cells.min(0).values
     grid = coords.new_zeros([int(n) for n in cells.max(0).values - low + 1], dtype=torch.float32)
@@ -98,6 +105,11 @@ def prune(coords: Tensor) -> Tensor:
         n = count.shape[axis]
         count = padded.narrow(axis, 0, n) + padded.narrow(axis, 1, n) + padded.narrow(axis, 2, n)
     return coords[count[x, y, z] < 27]
+
+
+def nothing(whose: str = "") -> EngineError:
+    """The error for an object without voxels."""
+    return EngineError(f"Stage 1 found no occupied voxel{whose}.", "Try another seed, or a mask that shows more of the object.")
 
 
 def halve(coords: Tensor, limit: int = MAX_VOXELS) -> tuple[Tensor, int]:

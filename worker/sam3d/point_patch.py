@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from .layers import ViTBlock
 
+AT_ONCE = 4  # maps in one pass: a map's points as tokens take 68 MB of float16, several times over
+
 
 class PointPatchEmbed(nn.Module):
     """Point map (B, 3, h, w), NaN or infinite where invalid -> (B, (size/patch)^2, width).
@@ -51,6 +53,9 @@ class PointPatchEmbed(nn.Module):
         The cls query is the same for all windows, so its products with the keys are one small matrix on the normed tokens, and the value matrix
         is applied after the weighted sum. (The key's bias cancels in the softmax; the weights sum to 1, so the value's bias is just added.)
         """
+        return torch.cat([self._first_rows(some) for some in x.split(AT_ONCE)])
+
+    def _first_rows(self, x: Tensor) -> Tensor:
         tokens, block = self.embed(x), self.blocks[0]
         normed = block.norm1(tokens)
         heads = block.attn.heads

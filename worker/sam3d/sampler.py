@@ -5,6 +5,7 @@ Serves both stages: a latent is a dictionary of tensors, a velocity the same.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...contract.errors import OptionError
+
+FIRST_STAGE = "structure"
 Latents = dict[str, Tensor]
 # v(latents, t, d, conditional): t and d on the 0..1000 scale
 Velocity = Callable[[Latents, float, float, bool], Mapping[str, Tensor]]
@@ -19,7 +23,7 @@ Velocity = Callable[[Latents, float, float, bool], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How stage 1 (or 2) is sampled. The defaults are those of the released configuration of stage 1.
+    """How stage 1 (or 2) is sampled. The defaults are those of the released configuration of stage 1. Raises OptionError.
 
     steps: Euler steps. rescale: > 1 puts more of them near t = 0. guidance: strength s, v = (1+s) v_cond - s v_uncond, where
     interval[0] <= 1000 t <= interval[1]. shortcut: few-step mode - no guidance, and the network is told its step size, 1000/steps, on
@@ -32,6 +36,12 @@ class SamplerOptions:
     interval: tuple[float, float] = (0.0, 500.0)
     shortcut: bool = False
     grid: Literal["original", "uniform"] = "original"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.rescale <= 0:
+            raise OptionError(
+                f"{self.steps} steps with rescale {self.rescale} can't be sampled.", "Take 1 or more steps, and a rescale above 0."
+            )
 
     @property
     def step_size(self) -> float:
@@ -78,22 +88,29 @@ def guided_velocity(velocity: Velocity, latents: Latents, t: float, options: Sam
 
 # -- noise
 
-STAGES = {"structure": 1, "latent": 2}
 
+class Noise:
+    """Where a job's noise comes from: a generator of its own for each stage and object, so that what one draws never shifts another's numbers.
 
-def generator(seed: int, stage: str, index: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of its own for each stage and object: what one draws never shifts another's numbers.
-
-    seed: 0 <= seed < 2^64. Always a CPU generator's sequence unless a device is named.
+    seed: 0 <= seed < 2^64. compatible: as the original, which seeds anew for each object and lets stage 2 go on where that object's stage 1
+    stopped (same seed, device and PyTorch: the original's numbers). device: where the numbers are drawn; the CPU's are the same on every machine.
     """
-    mixed = (seed * 0x9E3779B97F4A7C15 + STAGES[stage] * 0xBF58476D1CE4E5B9 + index * 0x94D049BB133111EB) % 2**64
-    mixed ^= mixed >> 31  # neighbouring seeds and objects end up far apart
-    return torch.Generator(device).manual_seed(mixed % 2**63)
+
+    def __init__(self, seed: int, *, compatible: bool = False, device: torch.device | str = "cpu") -> None:
+        self.seed, self.compatible, self.device = seed, compatible, device
+        self._open: dict[int, torch.Generator] = {}
+
+    def source(self, stage: str, index: int) -> torch.Generator:
+        """For the draws of object `index` in `stage`: fresh at each call, or, compatible, fresh for stage `structure` and continued after it."""
+        if not self.compatible:
+            # PyTorch's CPU generator looks at 32 bits of its seed only; a hash brings all 64 of ours into them.
+            mixed = hashlib.blake2b(f"{self.seed} {stage} {index}".encode(), digest_size=8).digest()
+            return torch.Generator(self.device).manual_seed(int.from_bytes(mixed, "little"))
+        if stage == FIRST_STAGE or index not in self._open:
+            self._open[index] = torch.Generator(self.device).manual_seed(self.seed)
+        return self._open[index]
 
 
 def draw(shapes: Mapping[str, tuple[int, ...]], source: torch.Generator) -> Latents:
-    """Standard normal noise, float32, one draw per latent in alphabetical order, as the original does.
-
-    With `torch.Generator().manual_seed(seed)` as the source for everything in turn, these are the original's numbers on that device.
-    """
+    """Standard normal noise, float32, one draw per latent in alphabetical order, as the original does."""
     return {name: torch.randn(shapes[name], generator=source, device=source.device) for name in sorted(shapes)}

@@ -6,6 +6,7 @@ What belongs to the picture alone is embedded once; objects are sampled as one b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from .flow_cached import CachedFlow, Context
 from .fuser import EmbedderFuser
 from .pose import DecodedPose, decode_pose
 from .preprocess import Conditions
-from .sampler import SamplerOptions, draw, generator, sample
+from .sampler import FIRST_STAGE, Noise, SamplerOptions, draw
 
 PICTURE_ONLY = ("rgb_image",)  # what doesn't change with the mask (a point map does: it is normalised by the object)
 OnStep = Callable[[int, int], None]
@@ -25,7 +26,10 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Structure:
-    """One object of stage 1. coords: int32 (K, 4), rows (0, i, j, k) in a 64^3 grid; original: before pruning and halving."""
+    """One object of stage 1. coords: int32 (K, 4), rows (0, i, j, k) in a 64^3 grid; original: before pruning and halving.
+
+    downsample: 1, or 2 where the grid was halved (the pose's scale has it in it already).
+    """
 
     coords: Tensor
     original: Tensor
@@ -38,103 +42,109 @@ def latent_shapes(resolution: int) -> dict[str, tuple[int, ...]]:
     return {name: (1, resolution**3, SHAPE_CHANNELS) if name == SHAPE else (1, 1, POSE_LATENTS[name]) for name in LATENTS}
 
 
-def noise_for(seed: int, objects: int, resolution: int = 16, *, compatible: bool = False) -> Latents:
-    """Noise of N objects, (N, ...) each, drawn on the CPU so that every device starts from the same numbers.
-
-    compatible: all objects in turn from one generator seeded with `seed`, in the original's order.
-    """
+def noise_for(noise: Noise, objects: int, resolution: int = 16) -> Latents:
+    """Noise of N objects, (N, ...) each, on the device that `noise` draws on."""
     shapes = latent_shapes(resolution)
-    shared = torch.Generator().manual_seed(seed % 2**63)
-    drawn = [draw(shapes, shared if compatible else generator(seed, "structure", index)) for index in range(objects)]
+    drawn = [draw(shapes, noise.source(FIRST_STAGE, index)) for index in range(objects)]
     return {name: torch.cat([one[name] for one in drawn]) for name in LATENTS}
 
 
+@torch.inference_mode()
 def embed(fuser: EmbedderFuser, conditions: Sequence[Conditions]) -> Tensor:
-    """Conditions of N objects of one picture -> context tokens (N, M, C). Inputs of one embedder run as one batch."""
+    """Conditions of N objects of one picture -> context tokens (N, M, C), on the fuser's device. Inputs of one embedder run as one batch."""
+    device = fuser.idx_emb.device
     inputs = [one.inputs() for one in conditions]
     tokens: dict[str, Tensor] = {}
     for index in dict.fromkeys(route[1] for route in fuser.routes):
-        names = [name for name, at, _ in fuser.routes if at == index]
-        batch = [torch.cat([one[name] for one in inputs[: 1 if name in PICTURE_ONLY else None]]) for name in names]
-        parts = fuser.embed(index, torch.cat(batch)).split([len(part) for part in batch])
-        tokens |= {name: part.expand(len(inputs), -1, -1) for name, part in zip(names, parts)}
-    return torch.cat([fuser.project(index, group, tokens[name]) for name, index, group in fuser.routes], dim=1)
+        routes = [(name, group) for name, at, group in fuser.routes if at == index]
+        batch = [torch.cat([one[name] for one in inputs[: 1 if name in PICTURE_ONLY else None]]) for name, _ in routes]
+        parts = fuser.embed(index, torch.cat(batch).to(device)).split([len(part) for part in batch])
+        for (name, group), part in zip(routes, parts):
+            tokens[name] = fuser.project(index, group, part).expand(len(inputs), -1, -1)
+    return torch.cat([tokens[name] for name, _, _ in fuser.routes], dim=1)
 
 
 class StructureSampler:
     """The flow network with its caches. One instance may serve any number of pictures, one after another.
 
-    graphs: capture a step as a CUDA graph (default: on CUDA). The captured steps of a batch size are kept for the next picture of as many objects.
+    graphs: capture a step as a CUDA graph (default: on CUDA). What a number of objects needs - buffers, keys and values, graphs - is kept for the next
+    picture of as many objects, until another number comes or `release` is called.
     """
 
     def __init__(self, model: SparseStructureFlow, *, graphs: bool | None = None) -> None:
         self.flow = CachedFlow(model)
-        self.device = next(model.parameters()).device
+        self.device = self.flow.device
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
-        self._captured: dict[tuple[int, int, float], _Captured] = {}
+        self._key: tuple[int, int, float] | None = None
+        self._step: _Step | None = None
 
     @torch.inference_mode()
     def sample(self, tokens: Tensor, noise: Mapping[str, Tensor], options: SamplerOptions, on_step: OnStep | None = None) -> Latents:
-        """tokens (N, M, C), noise (N, ...) each -> latents, float32. on_step(done, steps) may raise to stop."""
-        noise = {name: value.to(self.device, torch.float32) for name, value in noise.items()}
-        table = self.flow.modulation(options)
-        if self.graphs:
-            return self._replay(tokens, noise, options, table, on_step)
-        context = self.flow.prepare(tokens)
-        rows = {float(1000.0 * t): row for t, row in zip(options.times()[:-1].tolist(), table)}
+        """tokens (N, M, C), noise (N, ...) each -> latents, float32, on the network's device.
 
-        def velocity(latents: Latents, t: float, d: float, conditional: bool) -> Mapping[str, Tensor]:
-            guided = options.guided(t)
-            if conditional:
-                found = self.flow.velocity(latents, rows[t], context, guided=guided)
-                self._free = found[1]
-                return found[0]
-            assert self._free is not None  # both passes ran as one batch
-            return self._free
+        on_step(done, steps) is called when a step is really done, and may raise to stop; the next call starts afresh.
+        """
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            step = self.step_for(tokens, options.guidance)
+            table = self.flow.modulation(options)
+            step.start(noise)
+            times = options.times().tolist()
+            for index in range(options.steps):
+                step.set_to(table[index], times[index + 1] - times[index])
+                step.run(options.guided(1000.0 * times[index]))
+                if on_step is not None:
+                    if self.device.type == "cuda":  # launching runs far ahead of the work
+                        torch.cuda.current_stream(self.device).synchronize()
+                    on_step(index + 1, options.steps)
+            return {name: value.clone() for name, value in step.latents.items()}
 
-        return sample(velocity, noise, options, None if on_step is None else lambda done, steps, _: on_step(done, steps))
-
-    def _replay(
-        self, tokens: Tensor, noise: Mapping[str, Tensor], options: SamplerOptions, table: Tensor, on_step: OnStep | None
-    ) -> Latents:
-        key = (len(tokens), tokens.shape[1], options.guidance)
-        if key not in self._captured:
-            self._captured.clear()  # one batch size at a time: its keys, values and buffers are the larger part of the memory
-            self._captured[key] = _Captured(self.flow, tokens, noise, options.guidance)
+    def step_for(self, tokens: Tensor, guidance: float) -> _Step:
+        """The step of this many objects, made or kept, with these tokens as its context."""
+        key = (len(tokens), tokens.shape[1], guidance)
+        if self._step is not None and self._key == key:
+            self._step.take(tokens)
         else:
-            self._captured[key].take(tokens)
-        step = self._captured[key]
-        times = options.times()
-        for name, value in noise.items():
-            step.latents[name].copy_(value)
-        for index in range(options.steps):
-            step.modulation.copy_(table[index])
-            step.dt.fill_(float(times[index + 1] - times[index]))
-            step.run(options.guided(1000.0 * float(times[index])))
-            if on_step is not None:
-                on_step(index + 1, options.steps)
-        return {name: value.clone() for name, value in step.latents.items()}
+            self.release()  # before the next is made: keys, values and buffers are the larger part of the memory
+            self._step, self._key = _Step(self.flow, tokens, guidance, self.graphs), key
+        return self._step
+
+    def release(self) -> None:
+        """Give the memory of the last number of objects back; the next sampling makes it anew."""
+        self._step = self._key = None
 
 
-class _Captured:
-    """One Euler step, guided and not, as CUDA graphs over fixed buffers."""
+class _Step:
+    """One Euler step of N objects over fixed buffers, which may be captured as CUDA graphs: one for guided steps, one for the others."""
 
-    def __init__(self, flow: CachedFlow, tokens: Tensor, noise: Mapping[str, Tensor], guidance: float) -> None:
-        self.flow, self.guidance = flow, guidance
+    def __init__(self, flow: CachedFlow, tokens: Tensor, guidance: float, graphs: bool) -> None:
+        self.flow, self.guidance, self.graphs = flow, guidance, graphs
         self.context: Context = flow.prepare(tokens)
-        self.latents = {name: value.clone() for name, value in noise.items()}
-        self.modulation = torch.zeros(flow.modulation_shape(), device=tokens.device)
-        self.dt = torch.zeros((), device=tokens.device)
-        self._graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        shapes = latent_shapes(flow.model.resolution)
+        self.latents = {name: torch.zeros(len(tokens), *shapes[name][1:], device=flow.device) for name in LATENTS}
+        self.modulation = torch.zeros(flow.modulation_shape(), device=flow.device)
+        self.dt = torch.zeros((), device=flow.device)
+        self._captured: dict[bool, torch.cuda.CUDAGraph] = {}
 
     def take(self, tokens: Tensor) -> None:
         """Another picture's context into the same buffers."""
         self.flow.prepare(tokens, into=self.context)
 
+    def start(self, noise: Mapping[str, Tensor]) -> None:
+        for name, value in noise.items():
+            self.latents[name].copy_(value)
+
+    def set_to(self, modulation: Tensor, dt: float) -> None:
+        """The row of the table, and the length, of the step to run next."""
+        self.modulation.copy_(modulation)
+        self.dt.fill_(dt)
+
     def run(self, guided: bool) -> None:
-        if guided not in self._graphs:
-            self._graphs[guided] = self._capture(guided)
-        self._graphs[guided].replay()
+        """Move the latents by one step."""
+        if not self.graphs:
+            return self._advance(guided)
+        if guided not in self._captured:
+            self._captured[guided] = self._capture(guided)
+        self._captured[guided].replay()
 
     def _capture(self, guided: bool) -> torch.cuda.CUDAGraph:
         kept = {name: value.clone() for name, value in self.latents.items()}
@@ -142,17 +152,17 @@ class _Captured:
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(2):  # kernels compile and pick their configuration before anything is recorded
-                self._step(guided)
+                self._advance(guided)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        pool = next(iter(self._graphs.values())).pool() if self._graphs else None
+        pool = next(iter(self._captured.values())).pool() if self._captured else None
         with torch.cuda.graph(graph, pool=pool):
-            self._step(guided)
+            self._advance(guided)
         for name, value in kept.items():
             self.latents[name].copy_(value)
         return graph
 
-    def _step(self, guided: bool) -> None:
+    def _advance(self, guided: bool) -> None:
         v, free = self.flow.velocity(self.latents, self.modulation, self.context, guided=guided)
         for name, value in self.latents.items():
             change = v[name] if free is None else (1 + self.guidance) * v[name] - self.guidance * free[name]
@@ -163,12 +173,19 @@ class _Captured:
 def decode(
     latents: Mapping[str, Tensor], decoder: occupancy.OccupancyDecoder, conditions: Sequence[Conditions], limit: int = occupancy.MAX_VOXELS
 ) -> list[Structure]:
-    """Latents of N objects -> their voxels and poses. Raises EngineError for an object without voxels."""
+    """Latents of N objects -> their voxels and poses, on the CPU. Raises EngineError for an object without voxels.
+
+    The network runs on its device, one object at a time; what follows is a few thousand whole numbers and the same on every device.
+    """
+    device = decoder.input_layer.weight.device
     structures = []
     for index, one in enumerate(conditions):
-        assert one.scale is not None and one.shift is not None
+        assert one.scale is not None and one.shift is not None, "stage 1 needs a point map"
         latent = {name: value[index : index + 1] for name, value in latents.items()}
-        original = occupancy.occupied(decoder(occupancy.as_cube(latent[SHAPE])))
+        original = occupancy.occupied(decoder(occupancy.as_cube(latent[SHAPE].to(device))).cpu())
+        if len(original) == 0:
+            raise occupancy.nothing(f" for object {index + 1} of {len(conditions)}")
         coords, factor = occupancy.halve(occupancy.prune(original), limit)
-        structures.append(Structure(coords, original, factor, decode_pose(latent, one.scale, one.shift, factor)))
+        pose = {name: value.cpu() for name, value in latent.items() if name != SHAPE}
+        structures.append(Structure(coords, original, factor, decode_pose(pose, one.scale.cpu(), one.shift.cpu(), factor)))
     return structures
