@@ -29,6 +29,7 @@ from ..contract.errors import OutputError
 from ..contract.version import VERSION
 
 if TYPE_CHECKING:
+    from ..contract.request import ReconstructRequest
     from ..contract.scene import Scene
 
 META = "meta.json"
@@ -94,6 +95,26 @@ def files_are_there(place: Place, files: Mapping[str, Any]) -> bool:
     return bool(files)
 
 
+def write_scene(
+    place: Place, scene: Scene, request: ReconstructRequest, *, key: str, source: Mapping[str, Any], since: float, owner: str = "one"
+) -> tuple[dict[str, Any], str]:
+    """Write a scene's files with a meta.json that says how they came about; returns that meta and `made` or `replaced`. Raises OutputError.
+
+    key: the request's content key; a later run knows the result by it. source: see `source_of`. since: time.perf_counter() when the work began.
+    """
+    meta = {
+        "name": place.name,
+        "key": key,
+        "parameters": request.parameters(),
+        "source": source,
+        **_described(scene),
+        "seconds": round(time.perf_counter() - since, 3),
+    }
+    replaced = read_meta(place) is not None
+    meta["files"] = write_result(place, scene.files, meta, owner=owner)
+    return meta, "replaced" if replaced else "made"
+
+
 def write_result(place: Place, files: Mapping[str, Any], meta: Mapping[str, Any], *, owner: str = "one") -> dict[str, dict[str, Any]]:
     """Write a result and its meta.json; returns file -> {size, sha256}. Replaces an earlier result of ours. Raises OutputError.
 
@@ -140,7 +161,7 @@ def remove_leftovers(out: Path, owner: str, older_than: float = 0.0) -> None:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def describe(scene: Scene) -> dict[str, Any]:
+def _described(scene: Scene) -> dict[str, Any]:
     """What meta.json says of a scene: JSON values, no arrays."""
     from ..contract.record import pack
 

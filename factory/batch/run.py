@@ -247,7 +247,7 @@ class _Run:
     def _attempt(
         self, item: Item, place: output.Place, request: ReconstructRequest, key: str, backend: Backend
     ) -> tuple[dict[str, Any], str]:
-        """One attempt: the result is complete on disk when this returns its meta."""
+        """One attempt: the result is complete on disk when this returns its meta, and whether it was made or replaced."""
         start = time.perf_counter()
 
         def on_event(event: Event) -> None:
@@ -256,18 +256,9 @@ class _Run:
         scene = watch(backend.reconstruct(request), on_event, self._stop_now)
         if self._stop_now():
             raise JobCancelled("The job was cancelled.")
-        meta = {
-            "name": item.name,
-            "key": key,
-            "parameters": request.parameters(),
-            "source": output.source_of(item.pair.image, item.pair.masks, rule=item.pair.rule),
-            **output.describe(scene),
-            "seconds": round(time.perf_counter() - start, 3),
-        }
         self.report.forget(item.name)
-        replaced = output.read_meta(place) is not None
-        meta["files"] = output.write_result(place, scene.files, meta, owner="batch")
-        return meta, "replaced" if replaced else "made"
+        source = output.source_of(item.pair.image, item.pair.masks, rule=item.pair.rule)
+        return output.write_scene(place, scene, request, key=key, source=source, since=start, owner="batch")
 
     def _stop_now(self) -> bool:
         return self.interrupts.count >= 2 or self.fatal is not None

@@ -82,14 +82,5 @@ def _run(
         scene = watch(backend.reconstruct(request), on_event, lambda: interrupts.count > 0)
     if interrupts.count:  # it was faster than the cancellation; nothing has been written yet
         raise JobCancelled("The job was cancelled.")
-    meta = {
-        "name": place.name,
-        "key": key,
-        "parameters": request.parameters(),
-        "source": output.source_of(image, files),
-        **output.describe(scene),
-        "seconds": round(time.perf_counter() - start, 3),
-    }
-    replaced = output.read_meta(place) is not None
-    meta["files"] = output.write_result(place, scene.files, meta)
-    show.event("done", **done_fields(place, meta, "replaced" if replaced else "made", meta["seconds"]))
+    meta, state = output.write_scene(place, scene, request, key=key, source=output.source_of(image, files), since=start)
+    show.event("done", **done_fields(place, meta, state, meta["seconds"]))
