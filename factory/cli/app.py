@@ -27,7 +27,7 @@ _SETTINGS = (
     click.option(
         "--format", "-f", "outputs", multiple=True, help="glb, ply, splat, obj, stl, mesh_ply, preview, turntable; again, or with commas."
     ),
-    click.option("--ply-frame", help="Which way is up in splat files: y_down, y_up or z_up (docs/frames.md)."),
+    click.option("--ply-frame", help="Which way is up in splat files: y_down, y_up or z_up."),
     click.option("--texture-size", help="Pixels, 256 to 4096."),
     click.option("--faces", "face_budget", help="Triangles, 500 to 200000."),
 )
