@@ -51,7 +51,7 @@ def reached_from_border(open_: np.ndarray) -> np.ndarray:
     at_border = np.unique(np.concatenate([run[0], run[-1], run[:, 0], run[:, -1]]))
     one = np.concatenate([run[:-1][touching], at_border])
     other = np.concatenate([run[1:][touching], np.zeros_like(at_border)])
-    parent = np.arange(int(run.max(initial=0)) + 1, dtype=np.int32)
+    parent: np.ndarray = np.arange(int(run.max(initial=0)) + 1, dtype=np.int32)
     while True:
         one, other = parent[one], parent[other]
         apart = one != other
