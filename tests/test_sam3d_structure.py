@@ -17,6 +17,9 @@ from comfyui_sam3d.worker.sam3d.flow_cached import CachedFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.fuser import IMAGE_INPUTS, MASK_INPUTS, POINT_INPUTS, EmbedderFuser  # noqa: E402
 from comfyui_sam3d.worker.sam3d.point_patch import PointPatchEmbed  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions, sample  # noqa: E402
+from torch.overrides import TorchFunctionMode  # noqa: E402
+
+from golden.replay import near  # noqa: E402
 
 SIDE = 3  # of the latent cube
 
@@ -67,9 +70,9 @@ def test_cached_velocity_equals_the_plain_network(flow, objects: int, guided: bo
     t = 1000.0 * float(options.times()[2])
     wanted, wanted_free = (plain(flow, tokens)(latents, t, 0.0, conditional) for conditional in (True, False))
     for name in LATENTS:
-        torch.testing.assert_close(got[name], wanted[name], atol=2e-5, rtol=1e-4)
+        near(got[name], wanted[name], atol=2e-5, rtol=1e-4)
         if guided:
-            torch.testing.assert_close(free[name], wanted_free[name], atol=2e-5, rtol=1e-4)
+            near(free[name], wanted_free[name], atol=2e-5, rtol=1e-4)
     assert (free is not None) == guided
 
 
@@ -79,7 +82,7 @@ def test_sampling_equals_the_twin(flow, options: SamplerOptions) -> None:
     got = structure.StructureSampler(flow).sample(tokens, noise, options)
     wanted = sample(plain(flow, tokens), noise, options)
     for name in LATENTS:
-        torch.testing.assert_close(got[name], wanted[name], atol=5e-4, rtol=1e-3)
+        near(got[name], wanted[name], atol=5e-4, rtol=1e-3)
 
 
 def test_objects_as_one_batch_equal_one_by_one(flow) -> None:
@@ -89,7 +92,7 @@ def test_objects_as_one_batch_equal_one_by_one(flow) -> None:
     for index in range(4):
         alone = sampler.sample(tokens[index : index + 1], {k: v[index : index + 1] for k, v in noise.items()}, options)
         for name in LATENTS:
-            torch.testing.assert_close(together[name][index : index + 1], alone[name], atol=1e-3, rtol=1e-3)
+            near(together[name][index : index + 1], alone[name], atol=1e-3, rtol=1e-3)
 
 
 def test_same_seed_same_numbers_also_after_a_cancel(flow) -> None:
@@ -180,7 +183,7 @@ def test_a_point_patch_sees_only_what_reaches_its_token() -> None:
     points = torch.randn(2, 3, 40, 48)
     points[:, :, :9, :7] = torch.nan
     points[0, 1, 20:23, 30] = torch.inf
-    torch.testing.assert_close(model(points), model.plain(points), atol=2e-5, rtol=1e-4)
+    near(model(points), model.plain(points), atol=2e-5, rtol=1e-4)
 
 
 def test_what_belongs_to_the_picture_is_embedded_once() -> None:
@@ -205,7 +208,7 @@ def test_what_belongs_to_the_picture_is_embedded_once() -> None:
     together = structure.embed(fuser, conditions)
     assert pictures == [3] and projected == [2, 1]  # two crops, one whole picture
     for index, one in enumerate(conditions):
-        torch.testing.assert_close(together[index : index + 1], fuser(one.inputs()), atol=2e-5, rtol=1e-4)
+        near(together[index : index + 1], fuser(one.inputs()), atol=2e-5, rtol=1e-4)
 
 
 def test_decode_gives_voxels_and_pose_for_each_object(flow) -> None:
@@ -230,3 +233,79 @@ def test_forced_backends_run_or_refuse() -> None:
         assert fused.residual_norm(x.clone(), None, None, None, None, eps=1e-6, dtype=torch.float16).dtype == torch.float16
     with backends.force("triton"), pytest.raises(SetupError, match="triton"):
         fused.residual_norm(x, None, None, None, None, eps=1e-6, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("given_out", [False, True])
+@pytest.mark.parametrize("parts", ["", "u", "ug", "ugma", "cma", "ugcma"])
+def test_residual_norm_is_its_formula(parts: str, given_out: bool) -> None:
+    source = torch.Generator().manual_seed(3)
+    x, update = (torch.randn(2, 5, 16, generator=source) * 0.01 for _ in range(2))
+    gate, mult, add, const = (torch.randn(16, generator=source) for _ in range(4))
+    u, g, m, a, c = (value if letter in parts else None for letter, value in zip("ugmac", (update, gate, mult, add, const)))
+    stream = x + (0 if u is None else update * (1 if g is None else gate)) + (0 if c is None else const)
+    centred = stream - stream.mean(-1, keepdim=True)
+    wanted = centred / (centred.square().mean(-1, keepdim=True) + 1e-4).sqrt() * (1 if m is None else mult) + (0 if a is None else add)
+    out = torch.empty_like(x, dtype=torch.float64) if given_out else None
+    got = fused.residual_norm(x, u, g, m, a, const=c, eps=1e-4, dtype=torch.float64, out=out)
+    assert got.dtype == torch.float64 and (out is None or got is out)
+    near(got.float(), wanted, atol=1e-5, rtol=1e-4)
+    near(x, stream)  # the stream itself moved on
+
+
+def test_head_norm_leaves_the_values_alone() -> None:
+    qkv, gamma = torch.randn(2, 5, 3, 4, 8), torch.randn(2, 4, 8)
+    got = fused.head_norm_(qkv.clone(), gamma)
+    for part in (0, 1):
+        unit = qkv[:, :, part] / qkv[:, :, part].norm(dim=-1, keepdim=True)
+        near(got[:, :, part], unit * gamma[part] * 8**0.5)
+    assert torch.equal(got[:, :, 2], qkv[:, :, 2])
+
+
+class NoFloat64(TorchFunctionMode):
+    """Apple's devices have no float64; the few numbers of a time grid may have it, on the CPU."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
+                assert value.numel() <= 5, func
+        return out
+
+
+def test_the_whole_path_makes_no_float64(flow) -> None:
+    vit = {"patch": 14, "width": 40, "depth": 1, "heads": 2}
+    fuser = randomised(
+        EmbedderFuser([(Dino(28, **vit), IMAGE_INPUTS), (Dino(28, **vit), MASK_INPUTS), (PointPatchEmbed(16, 8, 32), POINT_INPUTS)])
+    )
+    decoder = randomised(occupancy.OccupancyDecoder(channels=(8, 8, 8)), 3)
+    decoder.out_layer[2].bias.data += 2
+    image, alpha = torch.full((30, 40, 3), 90, dtype=torch.uint8), torch.full((1, 30, 40), 255, dtype=torch.uint8)
+    with NoFloat64():
+        conditions = preprocess.preprocess_objects(
+            image, alpha, preprocess.opencv_to_pytorch3d(torch.rand(30, 40, 3)).movedim(-1, 0), size=28
+        )
+        tokens = structure.embed(fuser, conditions)
+        latents = structure.StructureSampler(flow).sample(tokens, structure.noise_for(Noise(1), 1, SIDE), SamplerOptions(steps=4))
+        [made] = structure.decode(latents, decoder, conditions, limit=50)
+    assert made.downsample == 2 and made.pose.rotation.shape == (1, 4)
+
+
+def test_a_half_precision_decoder_keeps_its_first_level_in_float32() -> None:
+    decoder = randomised(occupancy.OccupancyDecoder(channels=(8, 8, 8)), 3)
+    cube = torch.randn(1, 8, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    wanted, kinds = decoder(cube), []
+    for layer in (decoder.middle_block[0], decoder.blocks[0], decoder.blocks[2], decoder.blocks[3]):
+        layer.register_forward_hook(lambda module, args, out: kinds.append(out.dtype))
+    got = decoder.half()(cube)
+    assert kinds == [torch.float32, torch.float32, torch.float16, torch.float16]
+    assert float((got - wanted).norm() / wanted.norm()) < 5e-3
+
+
+def test_half_precision_stays_near_the_float32_twin(flow) -> None:
+    tokens, noise, options = context(2), structure.noise_for(Noise(2), 2, SIDE), SamplerOptions(steps=4)
+    half = randomised(SparseStructureFlow(width=48, context=40, blocks=2, heads=3, resolution=SIDE)).half()
+    got = structure.StructureSampler(half).sample(tokens, noise, options)
+    wanted = sample(plain(flow, tokens), noise, options)
+    for name in LATENTS:
+        assert got[name].dtype == torch.float32
+        assert float((got[name] - wanted[name]).norm() / wanted[name].norm()) < 2e-2, name

@@ -64,3 +64,9 @@ def compare(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], toler
                 f"{name} differs by up to {worst:.3g} (allowed {tolerance:g}), NaN {int(have.isnan().sum())}/{int(want.isnan().sum())}"
             )
     return wrong
+
+
+def near(got: torch.Tensor, wanted: torch.Tensor, atol: float = 1e-5, rtol: float = 1.3e-6) -> None:
+    """Assert that two float tensors agree. (torch.testing.assert_close imports a third of PyTorch first: 2 seconds.)"""
+    assert got.shape == wanted.shape and got.dtype == wanted.dtype, (got.shape, wanted.shape, got.dtype, wanted.dtype)
+    assert torch.allclose(got, wanted, atol=atol, rtol=rtol), f"differs by up to {float((got - wanted).abs().max()):.3g}"

@@ -119,10 +119,10 @@ def halve(coords: Tensor, limit: int = MAX_VOXELS) -> tuple[Tensor, int]:
     cells = coords[:, 1:].float()
     low, high = cells.min(0).values, cells.max(0).values
     size = high - low + 1
-    target = size / 2
+    target = (size / 2).clamp(min=1)  # a flat axis has nothing to halve
     first = low + (size - target) / 2
     last = first + target - 1
-    extent = (high - low).clamp(min=1)  # a flat axis has nothing to halve
+    extent = (high - low).clamp(min=1)
     moved = torch.round((cells - low) / extent * (target - 1) + first)  # half to even
     moved = torch.minimum(torch.maximum(moved, first.trunc()), last.trunc())
     return torch.unique(torch.cat([coords[:, :1], moved.int()], dim=1), dim=0), 2
