@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..contract.scene import Mesh, Pose, Scene, Splats, quaternion_product
+from ..contract.rotations import quaternion_product
+from ..contract.scene import Mesh, Pose, Scene, Splats
 from . import _host
 
 _TURN = np.array([0.0, 1.0, 0.0, 0.0])  # half a turn about x, w x y z

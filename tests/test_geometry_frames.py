@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import InputError
 from comfyui_sam3d.contract.request import ExportOptions
-from comfyui_sam3d.contract.scene import SH_C0, Mesh, Pose, Scene, SceneObject, Splats, quaternion_product, rotation_matrices
+from comfyui_sam3d.contract.rotations import quaternion_product, rotation_matrices, rotation_quaternions
+from comfyui_sam3d.contract.scene import SH_C0, Mesh, Pose, Scene, SceneObject, Splats
 from comfyui_sam3d.worker.geometry import encode, read_splat_ply
 from comfyui_sam3d.worker.geometry.files.glb import glb, linear_colors
 from comfyui_sam3d.worker.geometry.files.splat_ply import splat_ply
@@ -26,13 +27,12 @@ from comfyui_sam3d.worker.geometry.frames import (
     from_sam3d_pose,
     move_splats,
     place_splats,
-    quaternions,
     to_sam3d_pose,
 )
 from comfyui_sam3d.worker.geometry.harmonics import basis, rotate_sh
 
 ARMS = {"red": (0, 0.9), "green": (1, 0.6), "blue": (2, 0.3)}  # axis, length
-POSE = Pose(tuple(quaternions(rotation_matrices(np.array([0.8, 0.2, -0.4, 0.4])))), (0.3, -1.2, 2.0), 1.7)
+POSE = Pose(tuple(rotation_quaternions(rotation_matrices(np.array([0.8, 0.2, -0.4, 0.4])))), (0.3, -1.2, 2.0), 1.7)
 
 HALF_TURN_X, HALF_TURN_Y, HALF_TURN_Z = np.diag([1.0, -1, -1]), np.diag([-1.0, 1, -1]), np.diag([-1.0, -1, 1])
 Y_UP_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
@@ -64,7 +64,7 @@ def tripod(pose: Pose | None = None) -> Scene:
         place[:, axis] = (np.arange(20) + 0.5) / 20 * length
         positions.append(place)
         # the first column is where the splat's own x axis goes: along the arm
-        rotations.append(np.tile(quaternions(np.roll(np.eye(3), axis, axis=0)), (20, 1)))
+        rotations.append(np.tile(rotation_quaternions(np.roll(np.eye(3), axis, axis=0)), (20, 1)))
         sh.append(np.tile((color - 0.5) / SH_C0, (20, 1)))
     mesh = Mesh(
         vertices=np.concatenate(vertices),
@@ -199,7 +199,7 @@ def test_quaternions_of_any_rotation_come_back() -> None:
     some = rng.normal(size=(500, 4))
     some[:8] = [[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [1e-9, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, -1], [1e-4, 0, 0, 1]]
     some /= np.linalg.norm(some, axis=1, keepdims=True)
-    back = quaternions(rotation_matrices(some))
+    back = rotation_quaternions(rotation_matrices(some))
     assert np.allclose(np.abs((back * some).sum(axis=1)), 1, atol=1e-12)
     a, b = some[:250], some[250:]
     assert np.allclose(rotation_matrices(quaternion_product(a, b)), rotation_matrices(a) @ rotation_matrices(b), atol=1e-12)
@@ -294,7 +294,7 @@ def test_axes_agree_with_the_published_conversions() -> None:
     flip = np.diag([1.0, -1, -1])  # OpenCV camera axes <-> glTF's
     assert np.allclose(data["pointmap_pytorch3d"] @ P3D_TO_SCENE.T, data["pointmap_opencv"] @ flip.T, atol=1e-6)
     pose = from_sam3d_pose(data["layout.in.quat"], data["layout.in.t"], data["layout.in.s"])
-    row_quaternion = quaternions((flip @ pose.rotation_matrix()).T)  # the original exports the row-vector one, in OpenCV axes
+    row_quaternion = rotation_quaternions((flip @ pose.rotation_matrix()).T)  # the original exports the row-vector one, in OpenCV axes
     assert np.isclose(abs(row_quaternion @ data["layout.halo.quat"][0]), 1, atol=1e-6)
     assert np.allclose(flip @ pose.translation, data["layout.halo.t"][0], atol=1e-6)
     assert np.allclose(pose.scale, data["layout.halo.s"], atol=1e-6)

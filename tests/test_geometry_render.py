@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import OptionError
-from comfyui_sam3d.contract.scene import SH_C0, Camera, Mesh, Pose, Scene, SceneObject, Splats, rotation_matrices
-from comfyui_sam3d.worker.geometry.frames import quaternions
+from comfyui_sam3d.contract.rotations import rotation_matrices, rotation_quaternions
+from comfyui_sam3d.contract.scene import SH_C0, Camera, Mesh, Pose, Scene, SceneObject, Splats
 from comfyui_sam3d.worker.geometry.render import orbit_camera, orbit_cameras, preview, render_mesh, render_splats, turntable
 from comfyui_sam3d.worker.geometry.render.camera import project, to_camera
 
@@ -186,7 +186,7 @@ def reference(splats: Splats, camera: Camera, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["orthographic", "perspective"])
 def test_splats_agree_with_the_textbook(kind: str) -> None:
-    turn = quaternions(rotation_matrices(np.array([0.9, 0.1, 0.3, 0.3]) / 1.0))
+    turn = rotation_quaternions(rotation_matrices(np.array([0.9, 0.1, 0.3, 0.3]) / 1.0))
     pose = Pose(tuple(turn), tuple(rotation_matrices(turn) @ (0, 0, 3.0)))
     camera = Camera(kind, 24, 24, pose, xmag=0.9, ymag=0.9, yfov=0.6)
     splats = cloud(30)
@@ -247,11 +247,11 @@ def test_mesh_and_splats_of_one_thing_look_the_same(camera: Camera) -> None:
     splats = Splats(
         positions=(base + u.reshape(-1, 1) * side + v.reshape(-1, 1) * up).astype(np.float32),
         scales=np.tile(np.float32([0.018, 0.018, 0.001]), (900, 1)),
-        rotations=np.tile(quaternions(axes).astype(np.float32), (900, 1)),
+        rotations=np.tile(rotation_quaternions(axes).astype(np.float32), (900, 1)),
         opacities=np.full(900, 0.95, np.float32),
         sh=np.tile(color.astype(np.float32), (900, 1, 1)),
     )
-    pose = Pose(tuple(quaternions(rotation_matrices(np.array([0.96, 0, 0, 0.28])))), (0.1, -0.1, 0.2), 0.9)
+    pose = Pose(tuple(rotation_quaternions(rotation_matrices(np.array([0.96, 0, 0, 0.28])))), (0.1, -0.1, 0.2), 0.9)
     a, b = (Scene((SceneObject("a", m, s, pose),), "test") for m, s in ((mesh, None), (None, splats)))
     one, two = render_mesh(a, camera, 128, 128, shading=0), render_splats(b, camera, 128, 128)
     both, either = (one[..., 3] > 127) & (two[..., 3] > 127), (one[..., 3] > 127) | (two[..., 3] > 127)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...contract.rotations import rotation_quaternions
 from ...contract.scene import SH_C0, Splats
 
 GAMMA = 1.5  # widens a splat beyond its piece's own second moments: no holes
@@ -98,7 +99,7 @@ def _principal(edges: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.nd
     spread = np.hypot(half, mixed)
     angle = np.arctan2(mixed, half) / 2
     axis = np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * second
-    rotation = _quaternion(np.stack([axis, np.cross(normal, axis), normal], 2))
+    rotation = rotation_quaternions(np.stack([axis, np.cross(normal, axis), normal], 2))
     long = np.sqrt(mean + spread)
     return rotation, long, np.maximum(np.sqrt(np.maximum(mean - spread, 0)), 0.05 * long)
 
@@ -129,20 +130,3 @@ def _layer(
         opacities=np.full(total, opacity, np.float32),
         sh=((colour.reshape(total, 1, 3) - np.float32(0.5)) / np.float32(SH_C0)).astype(np.float32),
     )
-
-
-def _quaternion(rotation: np.ndarray) -> np.ndarray:
-    """Unit quaternions w, x, y, z (N, 4) of rotation matrices (N, 3, 3): the largest of the four components first, for accuracy."""
-    r = rotation
-    trace = r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2]
-    squares = np.stack([trace, *(2 * r[:, i, i] - trace for i in range(3))], 1)  # 4 q_i^2 - 1
-    largest = np.argmax(squares, 1)
-    root = np.sqrt(1 + np.take_along_axis(squares, largest[:, None], 1))[:, 0]  # 2 |q|
-    products = np.empty((len(r), 4, 4))  # 4 q_i q_j
-    w = (r[:, 2, 1] - r[:, 1, 2], r[:, 0, 2] - r[:, 2, 0], r[:, 1, 0] - r[:, 0, 1])
-    xy, xz, yz = r[:, 0, 1] + r[:, 1, 0], r[:, 0, 2] + r[:, 2, 0], r[:, 1, 2] + r[:, 2, 1]
-    for i in range(4):
-        products[:, i, i] = 1 + squares[:, i]
-    for (i, j), value in {(0, 1): w[0], (0, 2): w[1], (0, 3): w[2], (1, 2): xy, (1, 3): xz, (2, 3): yz}.items():
-        products[:, i, j] = products[:, j, i] = value
-    return products[np.arange(len(r)), largest] / (2 * root[:, None])

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...contract.errors import InputError
-from ...contract.scene import Mesh, Pose, Splats, quaternion_product, rotation_matrices
+from ...contract.rotations import quaternion_product, rotation_matrices, rotation_quaternions
+from ...contract.scene import Mesh, Pose, Splats
 from .harmonics import rotate_sh
 
 # ply_frame -> the rotation from our frame to the file's. All are proper rotations: nothing is ever mirrored.
@@ -28,35 +29,13 @@ CANONICAL_TO_OBJECT = FRAMES["z_up"].T  # the model's canonical object frame (z 
 P3D_TO_SCENE = np.diag([-1.0, 1.0, -1.0])  # PyTorch3D camera axes (x left, y up, z forward) -> glTF's (x right, y up, z backward)
 
 
-def quaternions(rotations: np.ndarray) -> np.ndarray:
-    """Rotation matrices (..., 3, 3) for column vectors -> unit quaternions (..., 4), float64, w >= 0."""
-    m = np.asarray(rotations, np.float64)
-    xx, yy, zz = m[..., 0, 0], m[..., 1, 1], m[..., 2, 2]
-    # 4 q_i q_j for every pair: the row with the largest diagonal gives q without cancellation, whatever the rotation.
-    a, b, c = m[..., 2, 1] - m[..., 1, 2], m[..., 0, 2] - m[..., 2, 0], m[..., 1, 0] - m[..., 0, 1]
-    d, e, f = m[..., 1, 0] + m[..., 0, 1], m[..., 0, 2] + m[..., 2, 0], m[..., 2, 1] + m[..., 1, 2]
-    table = np.stack(
-        [
-            np.stack([1 + xx + yy + zz, a, b, c], axis=-1),
-            np.stack([a, 1 + xx - yy - zz, d, e], axis=-1),
-            np.stack([b, d, 1 - xx + yy - zz, f], axis=-1),
-            np.stack([c, e, f, 1 - xx - yy + zz], axis=-1),
-        ],
-        axis=-2,
-    )
-    best = np.argmax(np.diagonal(table, axis1=-2, axis2=-1), axis=-1)
-    q = np.take_along_axis(table, best[..., None, None], axis=-2)[..., 0, :]
-    q = q / np.linalg.norm(q, axis=-1, keepdims=True)
-    return np.where(q[..., :1] < 0, -q, q)
-
-
 def move_splats(splats: Splats, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Splats:
     """`x -> scale * rotation @ x + translation`, done to positions, orientations, sizes and, above degree 0, to the colours' directions."""
     turn = np.asarray(rotation, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # rows that aren't finite are the writers' business
         return splats.replace(
             positions=(scale * (splats.positions @ turn.T) + np.asarray(translation)).astype(np.float32),
-            rotations=quaternion_product(quaternions(turn), splats.rotations).astype(np.float32),
+            rotations=quaternion_product(rotation_quaternions(turn), splats.rotations).astype(np.float32),
             scales=splats.scales * np.float32(scale),
             sh=rotate_sh(splats.sh, turn),
         )
@@ -95,10 +74,10 @@ def from_sam3d_pose(quaternion: Sequence[float], translation: Sequence[float], s
         raise InputError("The model's pose has unequal scales or no rotation.", "Average the scales and normalise the quaternion first.")
     turn = P3D_TO_SCENE @ rotation_matrices(q / length).T @ CANONICAL_TO_OBJECT.T
     moved = P3D_TO_SCENE @ np.asarray(translation, np.float64).ravel()
-    return Pose(tuple(quaternions(turn)), tuple(moved), float(sizes.mean()))
+    return Pose(tuple(rotation_quaternions(turn)), tuple(moved), float(sizes.mean()))
 
 
 def to_sam3d_pose(pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
     """The inverse of `from_sam3d_pose`: (quaternion (4,), translation (3,), scale) in the published model's convention."""
     turn = P3D_TO_SCENE.T @ pose.rotation_matrix() @ CANONICAL_TO_OBJECT
-    return quaternions(turn.T), P3D_TO_SCENE.T @ np.asarray(pose.translation), pose.scale
+    return rotation_quaternions(turn.T), P3D_TO_SCENE.T @ np.asarray(pose.translation), pose.scale

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 
 from ....contract.errors import OptionError
+from ....contract.rotations import rotation_quaternions
 from ....contract.scene import Camera, Pose, Scene
-from ..frames import quaternions
 
 _ENOUGH = 20000  # points that decide a framing
 
@@ -106,7 +106,15 @@ def orbit_cameras(
     near, far = max((distance - depth) / 4, distance * 1e-3), distance + 4 * depth
     lens = {"yfov": yfov} if kind == "perspective" else {"xmag": ymag * width / height, "ymag": ymag}
     return [
-        Camera(kind, width, height, Pose(tuple(quaternions(turn)), tuple(middle + turn[:, 2] * distance)), znear=near, zfar=far, **lens)
+        Camera(
+            kind,
+            width,
+            height,
+            Pose(tuple(rotation_quaternions(turn)), tuple(middle + turn[:, 2] * distance)),
+            znear=near,
+            zfar=far,
+            **lens,
+        )
         for turn in turns
     ]
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....contract.scene import Camera, Scene, Splats, rotation_matrices
+from ....contract.rotations import rotation_matrices
+from ....contract.scene import Camera, Scene, Splats
 from ..frames import place_splats
 from ..harmonics import basis
 from .camera import expand, focal, project, to_camera
