@@ -1,0 +1,61 @@
+"""Which row of a coordinate set stands beside which: made once for a set, shared by every convolution on it (spec: stage2.md 2.4, 13).
+
+Offsets are numbered as a 3 x 3 x 3 kernel's cells, k = 9 i + 3 j + l for the offset (i - 1, j - 1, l - 1); 13 is the centre, 26 - k the opposite.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Tensor
+
+OFFSETS = tuple(itertools.product((-1, 0, 1), repeat=3))
+CHILDREN = tuple(itertools.product((0, 1), repeat=3))  # of a voxel split in 2 x 2 x 2; x slowest, z fastest
+ABSENT = -1
+
+
+def linear_keys(coords: Tensor, side: int) -> Tensor:
+    """Integers (..., 4) in 0..side-1, the batch unbounded -> int64 (...): ascending as the rows are lexicographically."""
+    b, x, y, z = coords.long().unbind(-1)
+    return ((b * side + x) * side + y) * side + z
+
+
+def neighbour_table(coords: Tensor) -> Tensor:
+    """int32 (N, 4), different rows (batch, x, y, z), none negative -> int32 (N, 27): the row at each offset, ABSENT where there is none.
+
+    Batches don't touch. One sort and 13 binary searches of N keys; the other 13 columns are their mirror.
+    """
+    count, device = len(coords), coords.device
+    table = torch.full((count, 27), ABSENT, dtype=torch.int32, device=device)
+    rows = torch.arange(count, dtype=torch.int32, device=device)
+    table[:, 13] = rows
+    if count == 0:
+        return table
+    side = int(coords[:, 1:].max()) + 3  # a free cell on either side: no offset wraps into the next row
+    keys = linear_keys(coords + coords.new_tensor([0, 1, 1, 1]), side)
+    ordered, order = keys.sort()
+    order = order.int()
+    for k in range(14, 27):
+        dx, dy, dz = OFFSETS[k]
+        wanted = keys + ((dx * side + dy) * side + dz)
+        at = torch.searchsorted(ordered, wanted).clamp_(max=count - 1)
+        found = ordered[at] == wanted
+        here, there = rows[found], order[at[found]]
+        table[here, k] = there
+        table[there, 26 - k] = here
+    return table
+
+
+def child_table(table: Tensor) -> Tensor:
+    """The table of a set -> that of its subdivision, int32 (8 N, 27), by arithmetic: all 8 children of a voxel exist.
+
+    Row 8 n + c is child CHILDREN[c] of row n. The child at offset d of child o is child (o + d) mod 2 of the parent's neighbour at floor((o + d) / 2).
+    """
+    offset, child = torch.tensor(OFFSETS), torch.tensor(CHILDREN)
+    target = child[:, None] + offset  # (8, 27, 3), -1..2
+    weights = torch.tensor([9, 3, 1])
+    parent = ((target.div(2, rounding_mode="floor") + 1) * weights).sum(-1).to(table.device)
+    inside = (target.remainder(2) * torch.tensor([4, 2, 1])).sum(-1).to(table.device, torch.int32)
+    beside = table[:, parent]  # (N, 8, 27)
+    return torch.where(beside == ABSENT, ABSENT, beside * 8 + inside).flatten(0, 1)
