@@ -151,7 +151,10 @@ def _check_limits(record: Record, name: str, value: Any, bounds: tuple[float, fl
         return
     low, high = bounds
     if not low <= value <= high:
-        raise OptionError(f"{_where(record, name)} is {value:g}, outside {low:g} to {high:g}.", "Choose a value inside the range.")
+        got, least, most = (
+            str(v) if isinstance(v, int) else f"{v:g}" for v in (value, low, high)
+        )  # whole numbers in full, as seeds are long
+        raise OptionError(f"{_where(record, name)} is {got}, outside {least} to {most}.", "Choose a value inside the range.")
 
 
 _HINTS: dict[type, dict[str, Any]] = {}

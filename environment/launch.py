@@ -58,16 +58,20 @@ def _named_python(python: str, testing: bool) -> str | None:
 
     named, python = python, shutil.which(python) or python
     needed = ["comfyui_sam3d", *(["pytest", "pytest_cov"] if testing else [])]
-    code = "import sys, importlib.util as u; print(*[n for n in sys.argv[1:] if u.find_spec(n) is None])"
+    code = "import sys, importlib.util as u; print('lacks:', *[n for n in sys.argv[1:] if u.find_spec(n) is None])"
     try:
         done = subprocess.run([python, "-I", "-c", code, *needed], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which can't be run ({error}).")
         say("      Correct it, or unset it to use _env.")
         return None
-    if done.returncode or done.stdout.strip():
+    if done.returncode == 0 and not done.stdout.startswith("lacks:"):
+        say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which is no Python.")
+        say("      Correct it, or unset it to use _env.")
+        return None
+    if done.returncode or done.stdout.strip() != "lacks:":
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which lacks: {done.stdout.strip() or done.stderr.strip()[-200:]}")
+        say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which {done.stdout.strip() or 'fails: ' + done.stderr.strip()[-200:]}")
         layers = " ".join(f"-r {os.path.join('environment', layer + '.txt')}" for layer in (journal.LAYERS if testing else ("base",)))
         say(f'      In {root} type: "{python}" -m pip install {layers} -e . ; or unset it to use _env.')
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contract.errors import ImageError, MaskError, OptionError
+from ..contract.errors import EmptyMaskError, FullMaskError, ImageError, MaskError, MaskKindError, MaskSizeError, OptionError
 from ..contract.images import Picture, read_image
 from ..contract.masks import parse_masks
 from ..contract.names import safe_filename, unique_filenames
@@ -22,13 +22,25 @@ from .settings import request_fields
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """auto: the method that finds a mask where none is given, or None. always_auto: even where the picture has alpha."""
+    """auto: the method that finds a mask where none is given, or None. always_auto: even where the picture has alpha.
+
+    kind: how a JSON file's masks are meant, one of the mask parser's KINDS; None tells it from the value.
+    """
 
     auto: str | None = None
     always_auto: bool = False
     invert: bool = False
     resize: bool = False
     allow_full: bool = False
+    kind: str | None = None
+
+
+# The mask parser's hints speak of its arguments; whoever types a command has options.
+_HINTS: dict[type[MaskError], str] = {
+    MaskSizeError: "Give a mask of the picture's size, or accept others with --resize-mask.",
+    EmptyMaskError: "Select the object in the mask; --invert-mask if the mask selects the background.",
+    FullMaskError: "Give a mask that leaves the background out, or accept full masks with --allow-full-mask.",
+}
 
 
 def make_request(
@@ -65,12 +77,13 @@ def make_request(
     return ReconstructRequest(image=picture.image, masks=found, alpha=soft, names=tuple(names), **fields)
 
 
-def mask_files(source: Path) -> list[Path]:
-    """--masks: a folder's pictures in natural order, or a JSON file. Raises MaskError."""
+def mask_files(source: Path, image: Path) -> list[Path]:
+    """--masks: a folder's pictures in natural order, without `image` itself where it lies there too, or a JSON file. Raises MaskError."""
     if source.is_dir():
         files = [f for f in source.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") and f.is_file()]
+        files = [f for f in files if not (image.exists() and f.samefile(image))]
         if not files:
-            raise MaskError(f"The folder {source} holds no pictures.", "Put one mask for each object there, or name a JSON file.")
+            raise MaskError(f"The folder {source} holds no masks.", "Put one picture for each object there, or name a JSON file.")
         return sorted(files, key=lambda f: natural_key(f.name))
     if not source.is_file():
         raise MaskError(f"There is no {source}.", "Name a folder of masks, or a JSON file (docs/masks.md says which forms).")
@@ -99,7 +112,10 @@ def _given(
         try:
             parts = _parsed(path, size, image, options)
         except MaskError as problem:
-            raise type(problem)(f"{path.name}: {problem.message}", problem.hint, detail=problem.detail) from None
+            hint = _HINTS.get(type(problem), problem.hint)
+            if isinstance(problem, MaskKindError) and " can be read as kind=" in problem.message:
+                hint = "Say which is meant, e.g. --mask-kind annotation."
+            raise type(problem)(f"{path.name}: {problem.message}", hint, detail=problem.detail) from None
         found.append(parts)
         soft.append(_soft(path, parts))
     counts = [len(parts) for parts in found]
@@ -121,11 +137,11 @@ def _parsed(path: Path, size: tuple[int, ...], image: Path, options: MaskOptions
         value = json.loads(_bytes(path).decode("utf-8-sig"))
     except ValueError as problem:
         raise MaskError(f"It is no JSON: {problem}.", "Save it again as UTF-8 JSON.") from None
-    return parse_masks(value, size, resize=options.resize, image_id=_coco_image(value, image), allow_full=allow_full)
+    return parse_masks(value, size, kind=options.kind, resize=options.resize, image_id=_coco_image(value, image), allow_full=allow_full)
 
 
 def _coco_image(value: Any, image: Path) -> Any:
-    """The id under which a COCO file lists this picture's file name, or None."""
+    """The id under which a COCO file lists this picture's file name; None where it is another form, or lists one picture only. Raises MaskError."""
     images = value.get("images") if isinstance(value, dict) else None
     if not isinstance(images, list):
         return None
@@ -134,10 +150,16 @@ def _coco_image(value: Any, image: Path) -> Any:
         for i in images
         if isinstance(i, dict) and str(i.get("file_name", "")).replace("\\", "/").rsplit("/", 1)[-1] == image.name
     ]
+    if len(ids) != 1 and len(images) > 1:
+        raise MaskError(
+            f"It lists {len(images)} pictures, {len(ids) or 'none'} of them called {image.name}.", "Correct `file_name` in its `images`."
+        )
     return ids[0] if len(ids) == 1 else None
 
 
 def _bytes(path: Path) -> bytes:
+    if path.is_dir():
+        raise MaskError("It is a folder.", "A folder of masks is given with --masks.")
     try:
         return path.read_bytes()
     except OSError as problem:

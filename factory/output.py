@@ -147,8 +147,19 @@ def check_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with _aside(out, "probe"):
             pass
+    except (FileExistsError, NotADirectoryError) as problem:
+        raise OutputError(f"The folder {out} can't be made: a file is in its place.", "Choose another folder.") from problem
     except OSError as problem:
         raise OutputError(f"The folder {out} can't be written: {problem.strerror or problem}.") from problem
+
+
+def check_free(place: Place, files: Iterable[str]) -> None:
+    """Raises OutputError where one of these files, or meta.json, is there and isn't ours. `write_result` looks again."""
+    old = read_meta(place)
+    owned = set(old["files"]) if old else set()
+    for file in (*files, META):
+        if file not in owned and not (file == META and old) and os.path.lexists(place.path(file)):
+            raise OutputError(f"{place.path(file)} is there and was not made by this program.", "Move it away, or choose another name.")
 
 
 def remove_leftovers(out: Path, owner: str, older_than: float = 0.0) -> None:
@@ -199,11 +210,9 @@ def source_of(image: Path, masks: Iterable[Path], rule: str | None = None) -> di
 
 def _replace(place: Place, aside: Path, done: dict[str, Any]) -> None:
     """File by file over what is there; see the module's text for the order."""
+    check_free(place, done["files"])
     old = read_meta(place)
     owned = set(old["files"]) if old else set()
-    for file in (*done["files"], META):
-        if file not in owned and not (file == META and old) and os.path.lexists(place.path(file)):
-            raise OutputError(f"{place.path(file)} is there and was not made by this program.", "Move it away, or choose another name.")
     place.folder.mkdir(parents=True, exist_ok=True)
     claims: dict[str, Any] = {file: {} for file in owned | set(done["files"])}
     _write(aside / "claim.json", _json({**done, "complete": False, "files": claims}))

@@ -122,7 +122,10 @@ def _formats(value: Any) -> tuple[str, ...]:
     parts = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)) or not parts or not all(isinstance(p, str) for p in parts):
         raise OptionError(f"{value!r} is no list of formats.", f"Choose among: {', '.join(FORMATS)}.")
-    return tuple(dict.fromkeys(part for text in parts for part in text.lower().replace(",", " ").split()))
+    names = tuple(dict.fromkeys(part for text in parts for part in text.lower().replace(",", " ").split()))
+    if not names:
+        raise OptionError("The list of formats is empty.", f"Choose among: {', '.join(FORMATS)}.")
+    return names
 
 
 def _rgba(value: Any, base: Path | None) -> Any:

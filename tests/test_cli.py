@@ -80,8 +80,9 @@ def test_a_foreign_file_is_never_overwritten(tmp_path, run):
     image, out = sprite(tmp_path / "a.png"), tmp_path / "o"
     (out / "a").mkdir(parents=True)
     (out / "a" / "model.glb").write_bytes(b"a year of work")
-    ran = run("reconstruct", image, "--out", out, "-f", "glb")
-    assert ran.code == 1 and "E_OUTPUT" in ran.err and "not made by this program" in ran.err
+    ran = run("reconstruct", image, "--out", out, "-f", "glb", "--json")
+    assert ran.code == 1 and "not made by this program" in ran.only("failed")[0]["error"]["message"]
+    assert ran.only("progress") == [], "it is refused before the work"
     assert (out / "a" / "model.glb").read_bytes() == b"a year of work" and hidden(out) == []
 
 
@@ -95,6 +96,18 @@ def test_several_masks(tmp_path, run):
     is_complete(tmp_path / "o" / "bbq")
     ran = run("reconstruct", image, "--masks", tmp_path / "m", "--out", tmp_path / "p", "-f", "glb")
     assert [o["name"] for o in is_complete(tmp_path / "p" / "bbq")["objects"]] == ["object_9", "object_10"]
+    beside = sprite(tmp_path / "m" / "image.png", alpha=False)  # the picture in the folder of its masks is none of them
+    ran = run("reconstruct", beside, "--masks", tmp_path / "m", "--out", tmp_path / "q", "-f", "glb")
+    assert [o["name"] for o in is_complete(tmp_path / "q" / "image")["objects"]] == ["object_9", "object_10"]
+
+
+@pytest.mark.parametrize(("kind", "objects"), [("polygons", 2), ("annotation", 1)])
+def test_a_json_mask_that_could_be_two_things(tmp_path, kind, objects, run):
+    image = sprite(tmp_path / "a.png", alpha=False)
+    (tmp_path / "m.json").write_text("[[1, 1, 9, 1, 9, 9], [12, 12, 20, 12, 20, 20]]")
+    ran = run("reconstruct", image, "--masks", tmp_path / "m.json", "--mask-kind", kind, "--out", tmp_path / "o", "-f", "glb")
+    assert ran.code == 0, ran.err
+    assert len(is_complete(tmp_path / "o" / "a")["objects"]) == objects
 
 
 @pytest.mark.parametrize("form", ["coco", "labelme", "polygons"])
@@ -188,18 +201,28 @@ def test_soft_edges_of_a_mask_file_count(tmp_path):
         (["opaque.png", "-m", "black.png"], "E_MASK_EMPTY", "black.png: "),
         (["opaque.png", "-m", "white.png"], "E_MASK_FULL", "white.png: "),
         (["opaque.png", "-m", "white.png", "--invert-mask"], "E_MASK_EMPTY", "selects nothing"),
-        (["opaque.png", "--masks", "empty"], "E_MASK", "holds no pictures"),
+        (["opaque.png", "-m", "tall.png"], "E_MASK_SIZE", "--resize-mask"),
+        (["opaque.png", "-m", "white.png"], "E_MASK_FULL", "--allow-full-mask"),
+        (["opaque.png", "-m", "empty"], "E_MASK", "--masks"),
+        (["opaque.png", "--masks", "empty"], "E_MASK", "holds no masks"),
+        (["opaque.png", "--masks", "two.json"], "E_MASK_KIND", "--mask-kind annotation"),
+        (["opaque.png", "--masks", "two.json", "--mask-kind", "magic"], "E_OPTION", "no kind of mask"),
+        (["opaque.png", "--masks", "coco.json"], "E_MASK", "2 pictures, none of them called opaque.png"),
         (["opaque.png", "--masks", "gone"], "E_MASK", "There is no gone"),
         (["opaque.png", "--masks", "broken.json"], "E_MASK", "no JSON"),
         (["opaque.png", "--masks", "broken.json", "-m", "m.png"], "E_MASK", "both given"),
         (["opaque.png", "-m", "m.png", "--auto-mask", "border"], "E_MASK", "together with a mask"),
         (["opaque.png", "--auto-mask", "magic"], "E_OPTION", "border, grabcut"),
         (["a.png", "--seed", "-1"], "E_OPTION", "seed is -1"),
+        (["a.png", "--seed", str(2**64)], "E_OPTION", "seed is 18446744073709551616, outside 0 to 18446744073709551615"),
         (["a.png", "--seed", "x"], "E_OPTION", "seed"),
         (["a.png", "--quality", "perfect"], "E_OPTION", "quality"),
         (["a.png", "--preset", "tree"], "E_OPTION", "preset"),
         (["a.png", "--engine", "magic"], "E_OPTION", "engine"),
         (["a.png", "--format", "fbx"], "E_OPTION", "fbx"),
+        (["a.png", "--format", ""], "E_OPTION", "list of formats is empty"),
+        (["a.png", "--quality", ""], "E_OPTION", "quality"),
+        (["a.png", "--name", ""], "E_OPTION", "can't be the name of a folder"),
         (["a.png", "--faces", "3"], "E_OPTION", "face_budget"),
         (["a.png", "--texture-size", "64"], "E_OPTION", "texture_size"),
         (["a.png", "--set", "thicknes=1"], "E_OPTION", "Did you mean thickness?"),
@@ -232,6 +255,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask(folder / "white.png", where=(slice(None), slice(None)))
     (folder / "notes.txt").write_text("no picture")
     (folder / "broken.json").write_text("{")
+    (folder / "two.json").write_text("[[1, 1, 9, 1, 9, 9], [12, 12, 20, 12, 20, 20]]")
+    (folder / "coco.json").write_text('{"images": [{"id": 1, "file_name": "x.png"}, {"id": 2, "file_name": "y.png"}], "annotations": []}')
     (folder / "empty").mkdir()
     return folder
 
@@ -284,7 +309,7 @@ def test_killed_while_it_works_leaves_nothing_visible(tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path, run):
     (tmp_path / "o").write_text("a file stands where the folder should be")
     ran = run("reconstruct", sprite(tmp_path / "a.png"), "--out", tmp_path / "o")
-    assert ran.code == 1 and "E_OUTPUT" in ran.err
+    assert ran.code == 1 and "E_OUTPUT" in ran.err and "a file is in its place" in ran.err
 
 
 def test_quiet_and_plain(tmp_path, run):

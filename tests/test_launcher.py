@@ -105,6 +105,11 @@ def test_a_named_python_without_the_pack(tmp_path: Path) -> None:
     assert done.returncode == 3 and "pytest" in done.stderr and "dev.txt" in done.stderr
 
 
+def test_a_named_python_that_is_something_else(tmp_path: Path) -> None:
+    done = ScratchPack(tmp_path / "pack").run("sam3d.py", "version", SAM3D_WORKER_PYTHON="true")
+    assert done.returncode == 3 and "SAM3D_WORKER_PYTHON is true, which is no Python" in done.stderr
+
+
 @pytest.mark.parametrize("named", ["/no/such/python", "no-such-python-on-path"])
 def test_a_named_python_that_is_not_there(tmp_path: Path, named: str) -> None:
     done = ScratchPack(tmp_path / "pack").run("sam3d.py", "version", SAM3D_WORKER_PYTHON=named)

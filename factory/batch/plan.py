@@ -153,7 +153,7 @@ def stamp_of(item: Item, options: BatchOptions) -> Stamp:
         "settings": {
             name: value if isinstance(value, (str, int, float, bool, list)) else str(value) for name, value in item.settings.items()
         },
-        "masks": [masks.auto, masks.invert, masks.resize, masks.allow_full, item.pair.rule == "auto"],
+        "masks": [masks.auto, masks.invert, masks.resize, masks.allow_full, masks.kind, item.pair.rule == "auto"],
         "name": item.pair.name,
         "back_image": _back_image_sha(item),
     }

@@ -33,6 +33,7 @@ _SETTINGS = (
 )
 _MASKS = (
     click.option("--auto-mask", metavar="METHOD", help="Find a mask where there is none: border or grabcut."),
+    click.option("--mask-kind", metavar="KIND", help="How a JSON mask is meant if it can be read in two ways, e.g. annotation."),
     click.option("--invert-mask", is_flag=True, help="The masks select the background."),
     click.option("--resize-mask", is_flag=True, help="Accept masks of another size than their picture's."),
     click.option("--allow-full-mask", is_flag=True, help="Accept masks that select the whole picture."),
@@ -161,7 +162,7 @@ def _settings(common: dict[str, Any]) -> dict[str, Any]:
     from ..settings import parse_settings
 
     names = ("engine", "seed", "quality", "preset", "outputs", "ply_frame", "texture_size", "face_budget")
-    given = {name: list(common[name]) if name == "outputs" else common[name] for name in names if common[name]}
+    given = {name: list(common[name]) if name == "outputs" else common[name] for name in names if common[name] not in (None, ())}
     more = parse_settings(common["set_"])
     for name in given:
         if name in more:
@@ -173,7 +174,11 @@ def _mask_options(common: dict[str, Any]) -> MaskOptions:
     from ..inputs import MaskOptions
 
     return MaskOptions(
-        auto=common["auto_mask"], invert=common["invert_mask"], resize=common["resize_mask"], allow_full=common["allow_full_mask"]
+        auto=common["auto_mask"],
+        invert=common["invert_mask"],
+        resize=common["resize_mask"],
+        allow_full=common["allow_full_mask"],
+        kind=common["mask_kind"],
     )
 
 

@@ -12,6 +12,7 @@ from ...contract.backend import Event
 from ...contract.errors import JobCancelled, MaskError, Sam3dError
 from ...contract.names import safe_filename
 from ...contract.pairing import nfc_stem
+from ...contract.request import FORMATS
 from .. import automask, output
 from ..events import OK, done_fields, error_event, exit_code, job_event
 from ..inputs import MaskOptions, check_name, make_request, mask_files
@@ -33,7 +34,7 @@ def run(
     force: bool,
 ) -> int:
     """The command; returns its exit code. Says everything through `show`."""
-    named = check_name(name) if name else safe_filename(nfc_stem(image))
+    named = check_name(name) if name is not None else safe_filename(nfc_stem(image))
     with show, Interrupts() as interrupts:
         show.event("start", command="reconstruct", image=str(image), out=str(out))
         try:
@@ -65,7 +66,7 @@ def _run(
         raise MaskError("--mask and --masks are both given.", "Give one of them.")
     if options.auto and (masks or mask_source is not None):
         raise MaskError("--auto-mask is given together with a mask.", "Leave one of them out.")
-    files = list(masks) if mask_source is None else mask_files(mask_source)
+    files = list(masks) if mask_source is None else mask_files(mask_source, image)
     request = make_request(image, files, name=place.name, settings=settings, options=options)
     key = request.content_key()
     there = output.complete_meta(place)
@@ -73,6 +74,7 @@ def _run(
         show.event("done", **done_fields(place, there, "there", 0.0))
         return
     output.check_writable(place.out)
+    output.check_free(place, [FORMATS[kind][0] for kind in request.outputs])
     output.remove_leftovers(place.out, "one", older_than=3600)
 
     def on_event(event: Event) -> None:
