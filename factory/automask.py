@@ -67,7 +67,7 @@ def _grabcut(image: np.ndarray) -> np.ndarray:
     count, parts = cv2.connectedComponents(found.astype(np.uint8), connectivity=8)
     if count > 1:  # crumbs: whatever is smaller than a twentieth of the largest part
         areas = np.bincount(parts.ravel())[1:]
-        found = np.isin(parts, 1 + np.flatnonzero(areas >= areas.max() / 20))
+        found = np.isin(parts, 1 + np.flatnonzero(areas >= np.max(areas) / 20))
     if not 0.001 <= found.mean() <= 0.99:
         raise MaskError("GrabCut found no object in this picture.", "Give a mask.")
     large = Image.fromarray(found.astype(np.uint8) * 255).resize((width, height), Image.Resampling.BICUBIC)

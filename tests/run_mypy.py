@@ -1,4 +1,4 @@
-"""mypy --strict over contract, client and nodes: `python tests/run_mypy.py`. Also called by test_lint.py.
+"""mypy --strict over all rooms but the worker, whose arrays no stub describes: `python tests/run_mypy.py`. Also called by test_lint.py.
 
 mypy needs the package under its name. The repository's folder may have any, so a link called `comfyui_sam3d` is put into an
 ignored folder.
@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("contract", "client", "nodes")
+PACKAGES = ("contract", "client", "nodes", "factory", "environment")
 
 
 def run() -> subprocess.CompletedProcess[str]:

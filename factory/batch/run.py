@@ -39,7 +39,9 @@ def run(options: BatchOptions, emit: Emit, interrupts: Interrupts) -> int:
         output.remove_leftovers(options.out, "batch")
         ledger = Ledger(options.out)
         items = [] if options.watch else make_plan(options, ledger.names())
-        return _Run(options, emit, interrupts, ledger).run(items)
+        report = Report(options.out, options.flat, ledger)
+        report.clear_leftovers()
+        return _Run(options, emit, interrupts, ledger, report).run(items)
 
 
 @dataclass
@@ -48,21 +50,18 @@ class _Run:
     emit: Emit
     interrupts: Interrupts
     ledger: Ledger
+    report: Report
     inbox: queue.Queue[Item | None] = field(default_factory=queue.Queue)
     posts: queue.Queue[tuple[str, dict[str, Any]]] = field(default_factory=queue.Queue)
-    counts: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)  # made, there, failed, tried (failed after an attempt), left
     stopping: bool = False  # take no further item
     fatal: Sam3dError | None = None
 
     def run(self, items: list[Item]) -> int:
         start = time.perf_counter()
-        self.report = Report(self.options.out, self.options.flat, self.ledger)
-        self.report.clear_leftovers()
         watcher = Watcher(self.options, self.ledger.names) if self.options.watch else None
-        if watcher is not None:
-            self.emit("start", command="batch", source=str(self.options.source), out=str(self.options.out), watch=True)
-        else:
-            self.emit("start", command="batch", source=str(self.options.source), out=str(self.options.out), items=len(items))
+        what: dict[str, Any] = {"watch": True} if watcher is not None else {"items": len(items)}
+        self.emit("start", command="batch", source=str(self.options.source), out=str(self.options.out), **what)
         environments = self.options.environments()
         for item in items:
             self.inbox.put(item)
