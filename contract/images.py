@@ -26,7 +26,7 @@ from .request import MAX_SIDE
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
 MAX_BYTES = 512 << 20  # of a file
 _KINDS = "Give a PNG, JPEG, WebP, BMP, TIFF or still GIF."
@@ -104,7 +104,7 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
         if not data:
             raise ImageError("The picture has no bytes.", _KINDS)
         try:
-            found = Image.open(io.BytesIO(data), formats=FORMATS)
+            found = Image.open(io.BytesIO(data), formats=_FORMATS)
         except UnidentifiedImageError:
             raise ImageError("These bytes are no picture of a known format.", _KINDS) from None
         with found:

@@ -61,7 +61,8 @@ class Export:
                     list(PLY_FRAMES),
                     {
                         "default": "y_down",
-                        "tooltip": "Which way is up in splat files (.ply, .splat). y_down: ComfyUI and SuperSplat. y_up: three.js and Blender. z_up: SAM 3D Objects' own.",
+                        "tooltip": "Which way is up in splat files (.ply, .splat). y_down: ComfyUI and SuperSplat. y_up: three.js and Blender. "
+                        "z_up: SAM 3D Objects' own.",
                     },
                 ),
             },

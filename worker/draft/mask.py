@@ -220,8 +220,7 @@ def shrink(values: np.ndarray, factor: int) -> np.ndarray:
     pad = [(0, -height % factor), (0, -width % factor)] + [(0, 0)] * (values.ndim - 2)
     values = np.pad(values, pad)
     rows = values.reshape(values.shape[0] // factor, factor, -1).mean(1, dtype=np.float32)
-    out = rows.reshape(rows.shape[0], -1, factor, *values.shape[2:]).mean(2, dtype=np.float32)
-    return out
+    return rows.reshape(rows.shape[0], -1, factor, *values.shape[2:]).mean(2, dtype=np.float32)
 
 
 def nearest_false(mask: np.ndarray) -> np.ndarray:

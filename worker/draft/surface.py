@@ -27,8 +27,11 @@ Steps = Callable[[str], AbstractContextManager[None]]  # `with steps(stage):` ti
 
 @dataclass(frozen=True)
 class Surface:
-    """solid: pixels. chart: int64 (F,), which picture of the atlas a face uses. uvs: float (F, 3, 2), one for each corner of each face. left, top: where pixel (0, 0) begins in the picture; unit: picture
-    pixels per pixel here. normals: smooth over all, breaking where parts meet, or one for each face. facts: for an object's info."""
+    """solid: pixels. chart: int64 (F,), which picture of the atlas a face uses. uvs: float (F, 3, 2), one for each corner of each face.
+
+    left, top: where pixel (0, 0) begins in the picture; unit: picture pixels per pixel here. normals: smooth over all, breaking where parts meet,
+    or one for each face. facts: for an object's info.
+    """
 
     solid: Solid
     chart: np.ndarray
