@@ -216,7 +216,13 @@ def test_decode_gives_voxels_and_pose_for_each_object(flow) -> None:
     latents = structure.noise_for(Noise(4), 2, SIDE)
     decoder.out_layer[2].bias.data -= decoder(occupancy.as_cube(latents["shape"])).median()  # half of the grid is occupied
     one = preprocess.Conditions(*[torch.zeros(1)] * 4, scale=torch.full((1, 3), 0.5), shift=torch.tensor([[0.1, 0.2, 2.0]]))
-    structures = structure.decode(latents, decoder, [one, one])
+    other = preprocess.Conditions(*[torch.zeros(1)] * 4, scale=torch.full((1, 3), 2.0), shift=torch.zeros(1, 3))
+    structures = structure.decode(latents, decoder, [one, other])
+    [second] = structure.decode({name: value[1:] for name, value in latents.items()}, decoder, [other])
+    assert torch.equal(structures[1].original, second.original) and torch.equal(structures[1].pose.rotation, second.pose.rotation)
+    assert torch.equal(structures[1].pose.translation, latents["translation"][1] * 2) and not torch.equal(
+        structures[0].original, second.original
+    )
     for item in structures:
         assert item.coords.dtype == torch.int32 and 0 < len(item.coords) <= len(item.original)
         assert item.pose.rotation.norm() == pytest.approx(1, abs=1e-5) and item.downsample == 1
