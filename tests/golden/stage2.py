@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_sam3d.worker.sam3d import occupancy
+from comfyui_sam3d.worker.sam3d import gaussians, latents, occupancy, scene_merge, splat_decoder
+from comfyui_sam3d.worker.sam3d.dino import Dino
+from comfyui_sam3d.worker.sam3d.fuser import IMAGE_INPUTS, MASK_INPUTS, EmbedderFuser
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow, ModulatedBlock, SparseResBlock
+from comfyui_sam3d.worker.sam3d.pose import DecodedPose
+from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions
 from comfyui_sam3d.worker.sam3d.sparse import PointwiseConv, SubmanifoldConv3, Voxels, WindowedBlock, pool
 from safetensors import safe_open
 
@@ -74,6 +78,12 @@ def differences(path: Path) -> list[str]:
     wrong = []
     for name, want in (file.wanted | file.mid).items():
         if name in file.wanted or name in got:
+            if "rows_badly_conditioned" in file.meta and name in got and name.endswith(("._opacity", ".ply_table")):
+                # Logits of opacities next to 1: these rows have a tolerance of their own.
+                rows = slice(*file.meta["rows_badly_conditioned"])
+                wrong += replay.compare({name: got[name][rows]}, {name: want[rows]}, file.meta["tol_badly_conditioned"])
+                got[name], want = got[name].clone(), want.clone()
+                got[name][rows] = want[rows] = 0
             wrong += replay.compare(got, {name: want}, file.tolerance(name))
     return wrong
 
@@ -145,6 +155,94 @@ def slat_flow(file):
     return {**out, "mid.coarse_coords": voxels.coarse.coords, "mid.pos_emb": voxels.coarse.positions(file.config["model_channels"])}
 
 
+def slat_sampling(file):
+    x, sampler, states = file.inputs, file.meta["sampler"], []
+    options = SamplerOptions(sampler["steps"], sampler["rescale_t"], sampler["cfg_strength"], tuple(sampler["cfg_interval"]))
+    model, voxels = _loaded(_flow(file.config), file.state), Voxels(x["coords"])
+    found = latents.sample_latents(model, x["cond"], x["noise"][0], voxels, options, lambda done, steps, latent: states.append(latent))
+    return {
+        "out.latent_normalised": found[None], "out.slat_feats": latents.denormalise(found), "mid.trajectory": torch.stack(states),
+        "mid.t_seq": options.times(),
+    }  # fmt: skip
+
+
+class _Prenormed(Dino):
+    """The end of the encoder alone: tokens before the last norm go in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(14, prenorm=True, patch=14, width=width, depth=0, heads=1)
+
+    def forward(self, x):
+        return self.select(x)
+
+
+def cond_fuser(file):
+    image, mask = (_Prenormed(width) for width in file.config["embed_dims"])
+    model = EmbedderFuser([(image, IMAGE_INPUTS), (mask, MASK_INPUTS)], file.config["projection_net_hidden_dim_multiplier"])
+    assert file.config["order"] == [f"{name}:{group}" for name, group in IMAGE_INPUTS + MASK_INPUTS]
+    fit = model.load_state_dict(file.state, strict=False)
+    assert not fit.unexpected_keys and all(name.startswith("module_list.") for name in fit.missing_keys)
+    return {"out.tokens": model({name.removeprefix("prenorm_"): value for name, value in file.inputs.items()})}
+
+
+def _gaussian(prefix, splats, raw_only=False):
+    raw = {f"{prefix}._{name}": getattr(splats, name) for name in ("xyz", "features_dc", "scaling", "rotation", "opacity")}
+    if raw_only:
+        return raw
+    return raw | {
+        f"{prefix}.get_xyz": splats.positions(), f"{prefix}.get_features": splats.features_dc, f"{prefix}.get_scaling": splats.scales(),
+        f"{prefix}.get_rotation": splats.rotations(), f"{prefix}.get_opacity": splats.opacities(),
+        f"{prefix}.ply_table": splats.records(),
+    }  # fmt: skip
+
+
+def _given(file, prefix=""):
+    names = ("xyz", "features_dc", "scaling", "rotation", "opacity")
+    assert (file.meta["gaussian_init"]["mininum_kernel_size"], file.meta["gaussian_init"]["scaling_bias"]) == (9e-4, 0.004)
+    return gaussians.Gaussians(*(file.inputs[f"{prefix}_{name}"] for name in names))
+
+
+def gs_decoder(file):
+    config, x = file.config, file.inputs
+    sizes = config["model_channels"], config["num_blocks"], config["num_heads"], config["mlp_ratio"], config["window_size"]
+    voxels, out = Voxels(x["coords"]), {}
+    for prefix, dtype in {"out": None, "ref32": torch.float32}.items():
+        model = splat_decoder.SplatDecoder(
+            config["representation_config"]["num_gaussians"], *sizes, config["latent_channels"], config["resolution"]
+        )
+        _loaded(model, file.state, dtype)
+        if dtype is None:
+            out["mid.torso"] = model.torso(x["feats"], voxels)
+            assert torch.allclose(model.offset_perturbation, splat_decoder.offset_table(model.count), atol=1e-6)
+        for index, splats in enumerate(model(x["feats"], voxels)):
+            out |= _gaussian(f"{prefix}.{index}", splats)
+    return out
+
+
+def gs_offset(file):
+    return {f"out.offset_perturbation_{count}": splat_decoder.offset_table(count) for count in (4, 8, 32)}
+
+
+def gaussian_ply_io(file):
+    splats = _given(file)
+    table = splats.records()
+    return {"out.ply_table": table, **_gaussian("out.loaded", gaussians.from_records(table))}
+
+
+def scene_merge_(file):
+    x, objects = file.inputs, []
+    for index in range(file.meta["n_objects"]):
+        pose = DecodedPose(*(x[f"{index}.{name}"] for name in ("translation", "rotation", "scale")))
+        objects.append((_given(file, f"{index}."), pose))
+    scene = scene_merge.make_scene(objects)
+    made = {
+        "scene": scene, "ready": scene_merge.normalise_scene(scene), "ready_fixalign": scene_merge.normalise_scene(scene, fix_alignment=True),
+    }  # fmt: skip
+    for name, splats in made.items():
+        assert abs(splats.kernel / file.meta[f"{name}_min_kernel"] - 1) < 1e-5
+    return {k: v for name, splats in made.items() for k, v in _gaussian(f"out.{name}", splats).items()}
+
+
 def coords_stage2(file):
     pruned = occupancy.prune(file.inputs["coords"])
     small, factor = occupancy.halve(pruned, file.config["max_coords"])
@@ -154,5 +252,6 @@ def coords_stage2(file):
 
 KINDS = {
     "sparse_conv": sparse_conv, "sparse_resblock": sparse_resblock, "windowed_block": windowed_block, "modulated_cross_block": modulated_cross_block,
-    "slat_flow": slat_flow, "coords_stage2": coords_stage2,
+    "slat_flow": slat_flow, "slat_sampling": slat_sampling, "cond_fuser": cond_fuser, "coords_stage2": coords_stage2, "gs_decoder": gs_decoder,
+    "gs_offset": gs_offset, "gaussian_ply_io": gaussian_ply_io, "scene_merge": scene_merge_,
 }  # fmt: skip

@@ -1,0 +1,123 @@
+"""Gaussian splats as the decoders make them: raw attributes, what they mean, and a PLY's columns (spec: stage2.md 8.2, 8.3).
+
+Frame: the model's object frame, z up, the cube [-0.5, 0.5]. Kerbl et al., "3D Gaussian Splatting", 2023; the kernel floor is a 3D low-pass filter.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+KERNEL = 9e-4  # smallest standard deviation, in object units
+SCALE_BIAS, OPACITY_BIAS = 0.004, 0.1  # the scale and opacity that a raw 0 means
+ORIGIN = -0.5
+SH_C0 = 0.28209479177387814
+COLUMNS = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """n splats, raw float32: xyz (n, 3) in 0..1, features_dc (n, 1, 3), scaling (n, 3), rotation (n, 4) less the identity, opacity (n, 1).
+
+    kernel: the floor under their scales, a part of the object: scenes change it.
+    """
+
+    xyz: Tensor
+    features_dc: Tensor
+    scaling: Tensor
+    rotation: Tensor
+    opacity: Tensor
+    kernel: float = KERNEL
+
+    def __len__(self) -> int:
+        return len(self.xyz)
+
+    # -- activated
+
+    def positions(self) -> Tensor:
+        """(n, 3) in the object's cube."""
+        return self.xyz + ORIGIN
+
+    def scales(self) -> Tensor:
+        """(n, 3), standard deviations, none below the kernel."""
+        return torch.sqrt(F.softplus(self.scaling + _scale_bias(self.scaling)).square() + self.kernel**2)
+
+    def quaternions(self) -> Tensor:
+        """(n, 4) w x y z, of any length: what a PLY holds."""
+        return self.rotation + _identity(self.rotation)
+
+    def rotations(self) -> Tensor:
+        """(n, 4) w x y z, unit."""
+        return F.normalize(self.quaternions(), dim=-1)
+
+    def opacities(self) -> Tensor:
+        """(n, 1) in 0..1."""
+        return torch.sigmoid(self.opacity + _opacity_bias(self.opacity))
+
+    def colors(self) -> Tensor:
+        """(n, 3), sRGB, not clipped."""
+        return 0.5 + SH_C0 * self.features_dc[:, 0]
+
+    # -- the way back
+
+    def with_positions(self, positions: Tensor) -> Gaussians:
+        return replace(self, xyz=positions - ORIGIN)
+
+    def with_scales(self, scales: Tensor, kernel: float) -> Gaussians:
+        """Scales below the kernel become the kernel."""
+        free = (scales.square() - kernel**2).clamp(min=0).sqrt()
+        return replace(self, scaling=_softplus_inverse(free) - _scale_bias(free), kernel=kernel)
+
+    def with_quaternions(self, quaternions: Tensor) -> Gaussians:
+        return replace(self, rotation=quaternions - _identity(quaternions))
+
+    def with_opacities(self, opacities: Tensor) -> Gaussians:
+        """0 and 1 become infinite logits."""
+        return replace(self, opacity=_logit(opacities) - _opacity_bias(opacities))
+
+    # -- a PLY's rows
+
+    def records(self) -> Tensor:
+        """float32 (n, 17), the columns COLUMNS: positions, zeros, DC coefficients, logit, log scales, quaternion; logits may be infinite."""
+        xyz = self.positions()
+        columns = [xyz, torch.zeros_like(xyz), self.features_dc[:, 0], _logit(self.opacities()), self.scales().log(), self.quaternions()]
+        return torch.cat(columns, dim=1)
+
+
+def from_records(records: Tensor, kernel: float = KERNEL) -> Gaussians:
+    """float32 (n, 17) as `Gaussians.records` makes them -> splats. Scales on the kernel's floor stay on it."""
+    xyz, _, features, logit, scales, quaternions = records.split([3, 3, 3, 1, 3, 4], dim=1)
+    empty = Gaussians(xyz, features[:, None], scales, quaternions, logit)
+    made = empty.with_positions(xyz).with_quaternions(quaternions).with_opacities(torch.sigmoid(logit))
+    return made.with_scales(scales.exp(), kernel)
+
+
+def merge(parts: list[Gaussians]) -> Gaussians:
+    """Splats of several objects in a row, under the smallest of their kernels: those with a larger one come out slightly smaller."""
+    names = ("xyz", "features_dc", "scaling", "rotation", "opacity")
+    return Gaussians(*(torch.cat([getattr(part, name) for part in parts]) for name in names), kernel=min(part.kernel for part in parts))
+
+
+def _softplus_inverse(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
+
+
+def _logit(p: Tensor) -> Tensor:
+    return torch.log(p / (1 - p))
+
+
+# The biases, computed as the original does, in float32.
+def _scale_bias(like: Tensor) -> Tensor:
+    return _softplus_inverse(torch.tensor(SCALE_BIAS)).to(like.device)
+
+
+def _opacity_bias(like: Tensor) -> Tensor:
+    return torch.tensor(math.log(OPACITY_BIAS / (1 - OPACITY_BIAS)), device=like.device)
+
+
+def _identity(like: Tensor) -> Tensor:
+    return like.new_tensor([1.0, 0.0, 0.0, 0.0])
