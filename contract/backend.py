@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Union
+from typing import TYPE_CHECKING, Protocol, Union
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from .errors import Sam3dError
 from .record import Record, array
 from .request import ExportOptions, ReconstructRequest
 from .scene import Scene
+
+if TYPE_CHECKING:
+    from .messages import Hello
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,10 @@ class Backend(Protocol):
 
     def export(self, scene: Scene, formats: Iterable[str], options: ExportOptions | None = None) -> dict[str, bytes]:
         """Encode a scene again, e.g. in another format: file name -> bytes. Reconstructs nothing."""
+        ...
+
+    def start(self) -> Hello:
+        """Make ready now what a call would make ready by itself, and say who answers and which engines it has. Raises a Sam3dError."""
         ...
 
     def close(self) -> None:

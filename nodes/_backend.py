@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from ..contract.backend import Cancelled, Done, Failed, Log, Preview, Progress
+from ..contract.backend import Backend, Cancelled, Done, Failed, Log, Preview, Progress, Reconstruction
 from ..contract.errors import JobCancelled
 from ..contract.request import ExportOptions, ReconstructRequest
 from ..contract.scene import Scene
@@ -27,7 +27,7 @@ TEXT_EVERY = 0.5  # seconds between two lines about the same stage
 IDLE = 300.0  # seconds without work after which the worker is closed
 
 
-def _open() -> Any:
+def _open() -> Backend:
     from ..client import open_backend  # here, so that loading the pack doesn't pay for it
 
     return open_backend()
@@ -62,12 +62,12 @@ class _Voice:
 class SharedBackend:
     """The two verbs of a Backend for nodes: they wait in the caller's thread, show progress, and let the host's interrupt through."""
 
-    def __init__(self, open_backend: Callable[[], Any] = _open, *, idle: float = IDLE) -> None:
+    def __init__(self, open_backend: Callable[[], Backend] = _open, *, idle: float = IDLE) -> None:
         self._open_backend = open_backend
         self._idle = idle
         self._lock = threading.RLock()  # one node at a time, and the idle timer
-        self._backend: Any = None
-        self._cancelled: Any = None  # a job that was told to stop and may not have done so yet
+        self._backend: Backend | None = None
+        self._cancelled: Reconstruction | None = None  # a job that was told to stop and may not have done so yet
         self._uses = 0
 
     def reconstruct(self, request: ReconstructRequest, progress: Callable[[float, Any], None]) -> Scene:
@@ -103,7 +103,7 @@ class SharedBackend:
         if backend is not None:
             backend.close()
 
-    def _ready(self) -> Any:
+    def _ready(self) -> Backend:
         self._uses += 1
         if self._backend is None:
             self._backend = self._open_backend()
@@ -113,14 +113,14 @@ class SharedBackend:
                 self._cancelled = None
         return self._backend
 
-    def _engine(self, backend: Any, wanted: str) -> str:
+    def _engine(self, backend: Backend, wanted: str) -> str:
         """The engine that `wanted` means to this worker; `auto` is the last one that it lists."""
         if wanted != "auto":
             return wanted
         engines = self._waited("starting the worker", backend.start).engines
-        return str(engines[-1]) if engines else "draft"
+        return engines[-1] if engines else "draft"
 
-    def _watch(self, job: Any, progress: Callable[[float, Any], None]) -> Scene:
+    def _watch(self, job: Reconstruction, progress: Callable[[float, Any], None]) -> Scene:
         voice = _Voice()
         fraction = 0.0
         while True:
@@ -165,7 +165,8 @@ class SharedBackend:
                 voice.tick()
         except BaseException:
             backend, self._backend = self._backend, None
-            threading.Thread(target=backend.close, name="sam3d-close", daemon=True).start()
+            if backend is not None:
+                threading.Thread(target=backend.close, name="sam3d-close", daemon=True).start()
             raise
         if problem:
             raise problem[0]
