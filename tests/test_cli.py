@@ -403,6 +403,16 @@ def test_every_parameter_has_a_setting():
     assert sum(map(len, (request, *others))) == len(known()), "two parts of a request share a name"
 
 
+def test_every_option_of_batch_reaches_it():
+    import dataclasses
+
+    from comfyui_sam3d.factory.batch import BatchOptions
+    from comfyui_sam3d.factory.cli.app import app
+
+    one, many = ({p.name for p in app.commands[name].params} for name in ("reconstruct", "batch"))
+    assert many - one - {"dry_run"} <= {f.name for f in dataclasses.fields(BatchOptions)}
+
+
 def test_help_names_what_the_contract_allows():
     text = " ".join(cli("reconstruct", "--help").out.split())
     for words in (ENGINES, QUALITIES, PRESETS, PLY_FRAMES):
