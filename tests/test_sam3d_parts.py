@@ -51,6 +51,8 @@ def test_half_a_mask_is_where_points_begin_to_count(value: int, counts: bool) ->
     else:
         with pytest.raises(EmptyMaskError):
             preprocess.preprocess_objects(image, alpha, pointmap, size=16)
+    with pytest.raises(EmptyMaskError):
+        preprocess.moments(pointmap, torch.full((1, 20, 20), 0.5))
 
 
 @pytest.mark.parametrize("rows, columns, fits", [(3, 3, True), (2, 9, False), (9, 2, False), (1, 1, False)])

@@ -122,7 +122,8 @@ def test_a_picture_after_another_and_after_a_release(flow) -> None:
         one = SamplerOptions(steps=3, guidance=guidance)
         return sampler.sample(context(objects, seed), structure.noise_for(Noise(seed), objects, SIDE), one)
 
-    first = run(1)
+    mine, others = context(1, 1), structure.noise_for(Noise(1), 1, SIDE)
+    first = sampler.sample(mine, others, options)
     assert not torch.equal(run(2)["shape"], first["shape"])
     assert not torch.equal(run(1, guidance=3.0)["shape"], first["shape"])
     run(3, objects=2)
@@ -132,6 +133,9 @@ def test_a_picture_after_another_and_after_a_release(flow) -> None:
     fresh = structure.StructureSampler(flow).sample(context(1, 1), structure.noise_for(Noise(1), 1, SIDE), options)
     for other in (again, anew, fresh):
         assert all(torch.equal(first[name], other[name]) for name in LATENTS)
+    assert torch.equal(mine, context(1, 1)) and torch.equal(
+        others["shape"], structure.noise_for(Noise(1), 1, SIDE)["shape"]
+    )  # ours stayed ours
 
 
 def test_noise_has_a_generator_for_each_stage_and_object() -> None:

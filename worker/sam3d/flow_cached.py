@@ -95,7 +95,8 @@ class CachedFlow:
 
     def prepare(self, tokens: Tensor, into: Context | None = None) -> Context:
         """tokens (B, M, C) of any dtype, anywhere -> what every step will read; `into`: an earlier one of the same size, overwritten."""
-        tokens = tokens.to(self.device, self.dtype)
+        # A copy of our own: a later picture overwrites it.
+        tokens = tokens.to(self.device, self.dtype, copy=into is None)
         if into is None:
             return Context(tokens, [self._keys_values(tokens, cross) for cross in self.cross])
         into.tokens.copy_(tokens)
