@@ -18,9 +18,8 @@ from golden import replay, stage1, stage1_errors, stage2  # noqa: E402
 REPLAYED = {**stage1.KINDS, **stage2.KINDS}
 SECOND = {**stage1.SECOND}  # kinds that are computed in two ways, which must both fit
 
-# Kinds whose part isn't built yet. STAGE 2 and GEOMETRY empty this list; a kind that is neither here nor above fails.
+# Kinds whose part isn't built yet. GEOMETRY empties this list; a kind that is neither here nor above fails.
 PENDING = {
-    "STAGE 2": "subdivide_block mesh_decoder flexicubes_grid flexicubes_sparse mesh_decoder_features",
     "GEOMETRY": """moge_v1 moge_v2 moge_focal_shift views turntable_cameras gaussian_ply pose_decode scene_assembly axis_conversions
         glb_vertex_color texture_bake fill_holes layout_primitives layout_post_opt layout_loss_grad layout_steps""",
 }

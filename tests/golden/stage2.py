@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfyui_sam3d.worker.sam3d import gaussians, latents, occupancy, scene_merge, splat_decoder
+from comfyui_sam3d.worker.sam3d import flexicubes, gaussians, latents, occupancy, scene_merge, splat_decoder
 from comfyui_sam3d.worker.sam3d.dino import Dino
 from comfyui_sam3d.worker.sam3d.fuser import IMAGE_INPUTS, MASK_INPUTS, EmbedderFuser
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow, ModulatedBlock, SparseResBlock
+from comfyui_sam3d.worker.sam3d.mesh_decoder import MeshDecoder, SubdivideBlock
 from comfyui_sam3d.worker.sam3d.pose import DecodedPose
 from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions
-from comfyui_sam3d.worker.sam3d.sparse import PointwiseConv, SubmanifoldConv3, Voxels, WindowedBlock, pool
+from comfyui_sam3d.worker.sam3d.sparse import PointwiseConv, SubmanifoldConv3, Voxels, WindowedBlock, pool, subdivide
 from safetensors import safe_open
 
 from . import replay
@@ -250,8 +251,83 @@ def coords_stage2(file):
     return {"out.pruned": pruned, "out.downsampled": small}
 
 
+def subdivide_block(file):
+    config, x = file.config, file.inputs
+    block = _loaded(SubdivideBlock(config["channels"], config["out_channels"], config["num_groups"]), file.state)
+    voxels = Voxels(x["coords"])
+    return {
+        "out.feats": block(x["feats"], voxels), "out.coords": voxels.fine.coords, "mid.sub_coords": voxels.fine.coords,
+        "mid.act": block.activate(x["feats"], voxels), "mid.skip": subdivide(block.skip_connection(x["feats"])),
+    }  # fmt: skip
+
+
+def _mesh_decoder(config):
+    return MeshDecoder(
+        config["model_channels"], config["num_blocks"], config["num_heads"], config["mlp_ratio"], config["window_size"],
+        config["latent_channels"], config["resolution"],
+    )  # fmt: skip
+
+
+def mesh_decoder(file):
+    x, model, voxels = file.inputs, _loaded(_mesh_decoder(file.config), file.state, torch.float32), Voxels(file.inputs["coords"])
+    assert model.resolution == file.meta["res"]
+    out = {"mid.torso": model.torso(x["feats"], voxels), "mid.cube_feats": model.features(x["feats"], voxels)}
+    for index, mesh in enumerate(model(x["feats"], voxels)):
+        out |= _surface(mesh, f"out.{index}")
+    return out | {"mid.up1_coords": voxels.fine.fine.coords}
+
+
+def mesh_decoder_features(file):
+    x, voxels = file.inputs, Voxels(file.inputs["coords"])
+    model = _loaded(_mesh_decoder(file.config), file.state)
+    torso = model.torso(x["feats"], voxels)
+    half = {"mid.torso": torso, "mid.up0": model.upsample[0](torso, voxels), "out.cube_feats": model.features(x["feats"], voxels)}
+    exact = _loaded(_mesh_decoder(file.config), file.state, torch.float32).features(x["feats"], voxels)
+    return {**half, "ref32.cube_feats": exact, "out.coords": voxels.fine.fine.coords}
+
+
+def _surface(mesh, prefix="out"):
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    normal = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+    return {
+        f"{prefix}.vertices": mesh.vertices, f"{prefix}.faces": mesh.faces, f"{prefix}.vertex_attrs": mesh.attributes, f"{prefix}.face_normal": normal,
+    }  # fmt: skip
+
+
+def _cases(grid):
+    found = flexicubes.surface_cubes(grid)
+    cases = flexicubes.resolve_ambiguous(found, grid.resolution)
+    return {"mid.surf_cubes": found.cubes, "mid.case_ids_raw": found.case, "mid.case_ids": cases}
+
+
+def flexicubes_sparse(file):
+    x, side = file.inputs, file.config["res"]
+    cubes = x["coords"][:, 1:]
+    vertices, mean = flexicubes.average_corners(cubes, x["cube_feats"], side)
+    coords = torch.stack([vertices // (side + 1) ** 2, vertices // (side + 1) % (side + 1), vertices % (side + 1)], dim=1)
+    mesh = flexicubes.extract_surface(cubes, x["cube_feats"], side)
+    assert file.meta.get("success", True) == bool(len(mesh.faces))
+    return {
+        **_surface(mesh),
+        **_cases(flexicubes.build_grid(cubes, x["cube_feats"], side)),
+        "mid.vert_coords": coords,
+        "mid.vert_attrs": mean,
+    }
+
+
+def flexicubes_grid(file):
+    """A dense grid: every vertex and every cube is known, positions are final."""
+    x, side = file.inputs, file.config["resolution"]
+    values = torch.cat([x["grid_vertices"], torch.sigmoid(x["colors"])], dim=1)
+    weights = flexicubes.activate_weights(x["weights"])
+    grid = flexicubes.Grid(side, torch.arange((side + 1) ** 3), x["scalar_field"], values, torch.arange(side**3), *weights)
+    return {**_surface(flexicubes.surface(grid)), **_cases(grid)}
+
+
 KINDS = {
     "sparse_conv": sparse_conv, "sparse_resblock": sparse_resblock, "windowed_block": windowed_block, "modulated_cross_block": modulated_cross_block,
     "slat_flow": slat_flow, "slat_sampling": slat_sampling, "cond_fuser": cond_fuser, "coords_stage2": coords_stage2, "gs_decoder": gs_decoder,
     "gs_offset": gs_offset, "gaussian_ply_io": gaussian_ply_io, "scene_merge": scene_merge_,
+    "subdivide_block": subdivide_block, "mesh_decoder": mesh_decoder, "mesh_decoder_features": mesh_decoder_features,
+    "flexicubes_sparse": flexicubes_sparse, "flexicubes_grid": flexicubes_grid,
 }  # fmt: skip
