@@ -16,7 +16,7 @@ from comfyui_sam3d.worker.sam3d.flow import LATENTS, SparseStructureFlow  # noqa
 from comfyui_sam3d.worker.sam3d.flow_cached import CachedFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.fuser import IMAGE_INPUTS, MASK_INPUTS, POINT_INPUTS, EmbedderFuser  # noqa: E402
 from comfyui_sam3d.worker.sam3d.point_patch import PointPatchEmbed  # noqa: E402
-from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions, sample  # noqa: E402
+from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions, draw, sample  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 
 from golden.replay import near  # noqa: E402
@@ -168,6 +168,13 @@ def test_compatible_noise_is_the_originals(seed: int) -> None:
         assert torch.equal(torch.randn(5, 8, generator=noise.source("latent", index)), following)
     again = structure.noise_for(noise, 1, SIDE)
     assert all(torch.equal(again[name], wanted[name]) for name in wanted)
+
+
+def test_latents_are_drawn_in_alphabetical_order() -> None:
+    shapes = {"shape": (2, 3), "6d": (4,), "scale": (5,)}
+    got = draw(shapes, torch.Generator().manual_seed(1))
+    source = torch.Generator().manual_seed(1)
+    assert all(torch.equal(got[name], torch.randn(shapes[name], generator=source)) for name in ("6d", "scale", "shape"))
 
 
 def test_few_steps_tell_the_network_their_size_on_the_originals_grid() -> None:
