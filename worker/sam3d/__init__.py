@@ -12,5 +12,15 @@
     structure     stage 1 assembled: all objects of a picture at once
     checkpoint    the official files -> these modules, key for key
 
+Stage 2, on the voxels that stage 1 found:
+
+    sparse        a set of voxels and what is derived from it; layers on voxels
+    latent_flow   the sparse flow transformer, the plain twin
+    latents       its conditioning, sampling, and the latents' scale
+    decoder_torso    what the decoders begin with
+    splat_decoder    latents -> splats; gaussians: their raw and activated values, a PLY's columns; scene_merge: several objects' in one scene
+    mesh_decoder     latents -> cube features; flexicubes: those -> a triangle mesh; flexicubes_tables: its cases, from the rule
+    stage2        where these parts stand in the official files, and which of their weights are half precision
+
 Knows nothing of jobs, files of results or HTTP.
 """

@@ -24,13 +24,13 @@ class Voxels:
     """A coordinate set; neighbours, windows, the coarser and the finer grid are each made when first asked for, and kept.
 
     coords: int32 (N, 4), rows (batch, x, y, z), all different, none negative, the batch column ascending. batch: the number of objects,
-    where the last ones may have no voxel; None takes it from the rows.
+    where the last ones may have no voxel; None takes it from the rows (1 where there are none).
     """
 
     def __init__(self, coords: Tensor, batch: int | None = None) -> None:
         self.coords = coords
         self.objects = coords[:, 0].long()
-        self.counts: list[int] = torch.bincount(self.objects, minlength=batch or 0).tolist()
+        self.counts: list[int] = torch.bincount(self.objects, minlength=batch or 1).tolist()
         if (self.objects.diff() < 0).any() or (batch is not None and len(self.counts) > batch):
             raise ValueError("voxels of a batch must stand object by object")
         self._groups: dict[tuple[int, int], Groups] = {}
@@ -124,7 +124,9 @@ def subdivide(x: Tensor) -> Tensor:
     return x.repeat_interleave(len(CHILDREN), dim=0)
 
 
-class _Kernel(nn.Module):
+class Kernel(nn.Module):
+    """A stored kernel: weight (out, size, size, size, in), bias (out,)."""
+
     def __init__(self, channels: int, out: int, size: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(out, size, size, size, channels))
@@ -136,7 +138,7 @@ class SubmanifoldConv3(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.conv = _Kernel(channels, out, 3)
+        self.conv = Kernel(channels, out, 3)
 
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
         return submanifold_conv3(x, voxels.neighbours, self.conv.weight, self.conv.bias)
@@ -150,7 +152,7 @@ class PointwiseConv(nn.Module):
 
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
-        self.conv = _Kernel(channels, out, 1)
+        self.conv = Kernel(channels, out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.addmm(self.conv.bias, x, self.conv.weight.reshape(x.shape[1], -1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +19,8 @@ ROTATION_RATE = 0.1
 
 def offset_table(count: int) -> Tensor:
     """Where a voxel's splats start, float32 (count, 3): Hammersley points spread over the cube, behind the tanh's inverse."""
-    points = torch.tensor([[g / count, _radical_inverse(g, 2), _radical_inverse(g, 3)] for g in range(count)], dtype=torch.float64)
-    return torch.atanh((2 * points - 1) / REACH).float()
+    points = ((g / count, _radical_inverse(g, 2), _radical_inverse(g, 3)) for g in range(count))
+    return torch.tensor([[math.atanh((2 * value - 1) / REACH) for value in point] for point in points])
 
 
 def _radical_inverse(number: int, base: int) -> float:

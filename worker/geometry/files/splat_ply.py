@@ -41,9 +41,14 @@ def splat_ply(splats: Splats) -> bytes:
     tail[:, 1:4] = np.log(np.maximum(splats.scales, _LEAST_SCALE))
     turns = splats.rotations.astype(np.float64)
     tail[:, 4:8] = turns / np.linalg.norm(turns, axis=1, keepdims=True)
+    return ply_of_rows(rows)
+
+
+def ply_of_rows(rows: np.ndarray) -> bytes:
+    """float32 (N, 17 or more), the columns as they stand in the file -> the file, whatever the values are."""
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
-    header += [f"property float {name}" for name in _properties(rest)] + ["end_header", ""]
-    return "\n".join(header).encode() + rows.tobytes()
+    header += [f"property float {name}" for name in _properties(rows.shape[1] - 17)] + ["end_header", ""]
+    return "\n".join(header).encode() + np.ascontiguousarray(rows, "<f4").tobytes()
 
 
 def read_splat_ply(data: bytes) -> Splats:
