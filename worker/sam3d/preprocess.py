@@ -101,8 +101,7 @@ def match_pointmap(pointmap: Tensor, size: tuple[int, int]) -> Tensor:
 def opencv_to_pytorch3d(points: Tensor) -> Tensor:
     """(..., 3): x right, y down, z forward -> x left, y up, z forward. One coordinate that isn't finite makes the whole point NaN."""
     turned = points * points.new_tensor([-1.0, -1.0, 1.0])
-    # Adding 0 makes -0 a 0, as the original's matrix product does.
-    return torch.where(points.isfinite().all(-1, keepdim=True), turned + 0.0, torch.nan)
+    return torch.where(points.isfinite().all(-1, keepdim=True), turned, torch.nan)
 
 
 # -- the object-centric normaliser (2.3)
