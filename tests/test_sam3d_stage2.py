@@ -14,11 +14,14 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 
 import numpy as np  # noqa: E402
 from comfyui_sam3d.contract.errors import SetupError  # noqa: E402
-from comfyui_sam3d.worker.geometry.files.splat_ply import ply_of_rows, read_splat_ply  # noqa: E402
+from comfyui_sam3d.contract.scene import Scene, SceneObject  # noqa: E402
+from comfyui_sam3d.worker.geometry.files.glb import glb  # noqa: E402
+from comfyui_sam3d.worker.geometry.files.splat_ply import ply_of_rows, read_splat_ply, splat_ply  # noqa: E402
+from comfyui_sam3d.worker.geometry.frames import CANONICAL_TO_OBJECT, move_mesh, move_splats  # noqa: E402
 from comfyui_sam3d.worker.ops.neighbours import child_table, neighbour_table  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import group_rows, grouped_attention, window_ids  # noqa: E402
-from comfyui_sam3d.worker.sam3d import flexicubes, latents, stage2  # noqa: E402
+from comfyui_sam3d.worker.sam3d import decoded, flexicubes, latents, stage2  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flexicubes_tables import tables  # noqa: E402
 from comfyui_sam3d.worker.sam3d.gaussians import COLUMNS, KERNEL, Gaussians, from_records  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
@@ -234,6 +237,18 @@ def test_objects_packed_together_come_out_as_alone() -> None:
     assert len(all_splats[2]) == len(all_meshes[2].vertices) == len(all_meshes[2].faces) == 0
 
 
+def test_a_deeper_u_shape() -> None:
+    """Two convolutional levels with three blocks each: rows come back in their order, and batches still don't touch."""
+    sets, draw = [shell(8, 0.2, 1), shell(8, 0.1, 2, batch=1)], source(9)
+    model = randomised(LatentFlow(width=48, context=24, blocks=1, heads=3, io_channels=(16, 24), io_blocks=3))
+    together = Voxels(torch.cat(sets))
+    x, tokens, t = torch.randn(len(together), 8, generator=draw), torch.randn(2, 7, 24, generator=draw), torch.tensor([100.0])
+    packed = model(x, t, tokens, together)
+    rows = together.slices[1]
+    alone = model(x[rows], t, tokens[1:], Voxels(sets[1] - torch.tensor([1, 0, 0, 0], dtype=torch.int32)))
+    assert torch.allclose(packed[rows], alone, atol=1e-4)
+
+
 def test_no_voxels_at_all() -> None:
     none = Voxels(torch.zeros(0, 4, dtype=torch.int32))
     x = torch.zeros(0, 8)
@@ -375,3 +390,31 @@ def test_scenes_without_solid_splats_or_extent_are_finite() -> None:
         scene = normalise_scene(make_scene([(given, pose)]))
         assert torch.isfinite(scene.records()).all()
         assert scene.positions().abs().max() <= 0.5 + 1e-5
+
+
+# -- the whole way
+
+
+def test_from_coordinates_to_glb_and_ply() -> None:
+    """Two objects, tiny networks; both files read by libraries that aren't ours, and mesh and splats in the same place."""
+    import io
+
+    import trimesh
+    from plyfile import PlyData
+
+    voxels, draw = Voxels(torch.cat([shell(8, 0.1, 1), shell(8, 0.06, 2, batch=1)])), source(4)
+    tokens, noise = torch.randn(2, 7, 24, generator=draw), torch.randn(len(voxels), 8, generator=draw)
+    sampled = latents.denormalise(latents.sample_latents(randomised(small_flow()), tokens, noise, voxels, SamplerOptions(3, 1.0, 1.0)))
+    all_splats, all_meshes = randomised(small_splats())(sampled, voxels), randomised(small_mesh())(sampled, voxels)
+    for count, gaussians, surface in zip(voxels.counts, all_splats, all_meshes):
+        splats = move_splats(decoded.splats_of(gaussians), CANONICAL_TO_OBJECT)
+        mesh = move_mesh(decoded.mesh_of(surface), CANONICAL_TO_OBJECT)
+        read = trimesh.load(io.BytesIO(glb(Scene((SceneObject("thing", mesh),), "sam3d"))), file_type="glb").to_geometry()
+        assert read.vertices.shape == surface.vertices.shape and len(read.faces) == len(surface.faces) > 1000
+        turned = surface.vertices[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0])
+        np.testing.assert_allclose(read.vertices, turned, atol=1e-6)
+        rows = PlyData.read(io.BytesIO(splat_ply(splats)))["vertex"]
+        assert len(rows) == 4 * count
+        y = gaussians.positions()[:, 2]
+        np.testing.assert_allclose(rows["y"], y, atol=1e-5)
+        assert abs(read.bounds[:, 1].mean() - float(y.mean())) < 0.1
