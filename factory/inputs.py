@@ -132,12 +132,31 @@ def _given(
 def _parsed(path: Path, size: tuple[int, ...], image: Path, options: MaskOptions) -> np.ndarray:
     allow_full = options.allow_full or options.invert  # an inverted mask is checked after it was turned
     if path.suffix.lower() != ".json":
-        return parse_masks(_bytes(path), size, kind="png", resize=options.resize, allow_full=allow_full)
+        value, kind = _mask_picture(_bytes(path))
+        return parse_masks(value, size, kind=kind, resize=options.resize, allow_full=allow_full)
     try:
         value = json.loads(_bytes(path).decode("utf-8-sig"))
     except ValueError as problem:
         raise MaskError(f"It is no JSON: {problem}.", "Save it again as UTF-8 JSON.") from None
     return parse_masks(value, size, kind=options.kind, resize=options.resize, image_id=_coco_image(value, image), allow_full=allow_full)
+
+
+def _mask_picture(data: bytes) -> tuple[Any, str]:
+    """A mask file for the parser. An alpha that is opaque everywhere says nothing (paint programs add one), so then it is the brightness."""
+    try:
+        picture = read_image(data)
+    except ImageError:
+        return data, "png"  # the parser says what is wrong with it
+    if picture.alpha is not None:
+        return picture.alpha, "bitmap"
+    return _brightness(picture.image), "bitmap"
+
+
+def _brightness(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) -> uint8 (H, W), Rec. 601 luma as Pillow rounds it."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).convert("L"))
 
 
 def _coco_image(value: Any, image: Path) -> Any:
@@ -175,7 +194,7 @@ def _soft(path: Path, hard: np.ndarray) -> np.ndarray:
         picture = read_image(path)
     except ImageError:
         return plain
-    values = picture.alpha if picture.alpha is not None else picture.image[..., 1]
+    values = picture.alpha if picture.alpha is not None else _brightness(picture.image)
     return values[None] if values.shape == hard.shape[1:] and ((values >= 128) == hard[0]).all() else plain
 
 
