@@ -16,7 +16,7 @@ from comfyui_sam3d.client import State
 from comfyui_sam3d.client.group import ChildGroup
 from comfyui_sam3d.contract import Done, Scene
 from comfyui_sam3d.contract.errors import OutOfMemoryError, ProtocolError, WorkerCrashed, WorkerStartError, WorkerStateError
-from comfyui_sam3d.tests.zoo.keeper import ask, backend, error_of, last, until
+from comfyui_sam3d.tests.zoo.keeper import ask, backend, error_of, last, stopped, until
 from comfyui_sam3d.worker.job import QuietJob, timed
 
 PROCESS = "comfyui_sam3d.client.process"
@@ -83,6 +83,7 @@ def test_a_process_that_can_not_be_killed(monkeypatch: pytest.MonkeyPatch) -> No
             patch.setattr(f"{PROCESS}.ChildGroup", Unkillable)
             job = zoo.reconstruct(ask("stops_itself"))
             job.poll(30)
+            until(lambda: stopped(kept[0].pid))  # else close() might find it awake, and it would end properly
             patch.setattr("comfyui_sam3d.client.local.PATIENCE", 0.1)
             zoo.close()
             assert zoo.state is State.DEAD

@@ -69,11 +69,21 @@ def until(true: Callable[[], bool], seconds: float = LONG) -> float:
 
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie doesn't."""
+    return _process_state(pid) not in "ZX"
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process stands still by SIGSTOP."""
+    return _process_state(pid) == "T"
+
+
+def _process_state(pid: int) -> str:
+    """The letter of /proc; X where there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return "X"
+    return stat.rpartition(")")[2].split()[0]
 
 
 def descriptors() -> int:
