@@ -18,6 +18,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
+from ..contract.messages import LIFELINE_VARIABLE
+
 if sys.platform == "win32":  # pragma: no cover
     from . import winjob
 
@@ -27,7 +29,6 @@ else:
 
     FLAGS = 0
 
-LIFELINE = "SAM3D_LIFELINE_FD"
 PIPE_SIZE = 1 << 20
 KILLED = 1 if sys.platform == "win32" else -9  # the exit code of a process that `kill` ended
 
@@ -46,7 +47,7 @@ class ChildGroup:
         inherited: tuple[int, ...] = ()
         if sys.platform == "linux":
             far, self._lifeline = os.pipe()
-            variables[LIFELINE], inherited = str(far), (far,)
+            variables[LIFELINE_VARIABLE], inherited = str(far), (far,)
         try:
             self._popen = subprocess.Popen(
                 list(command),

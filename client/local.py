@@ -226,7 +226,7 @@ class LocalBackend:
                 self._end_job(Done(_NOTHING))
             elif isinstance(message, messages.JobFailed):
                 self._end_job(Failed(Sam3dError.from_json(dict(message.error))))
-            elif isinstance(message, messages.JobCancelled):
+            elif isinstance(message, messages.JobStopped):
                 self._end_job(Cancelled())
             else:
                 job.put(_event(message))

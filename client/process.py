@@ -21,7 +21,7 @@ from typing import Any
 
 from ..contract.errors import OutOfMemoryError, ProtocolError, Sam3dError, WorkerCrashed, WorkerHung, WorkerStartError
 from ..contract.frames import read_frame
-from ..contract.messages import FROM_WORKER, Beat, Hello, from_wire
+from ..contract.messages import FROM_WORKER, SILENCE_VARIABLE, Beat, Hello, from_wire
 from ..contract.record import Record
 from ..contract.version import PROTOCOL
 from .group import KILLED, ChildGroup
@@ -32,7 +32,6 @@ LINGER = 2.0  # seconds that a process may outlive its stream
 DRAIN = 1.0  # seconds without a byte after which what is left in a dead worker's pipes is given up: somebody else holds them open
 UNKILLABLE = 30.0  # seconds after which a killed process that doesn't end (a driver holds it) is given up
 STDERR_KEPT = 16384  # bytes
-SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"
 
 Frame = Iterator[memoryview]  # of contract.frames.encode_frame
 

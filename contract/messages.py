@@ -17,6 +17,11 @@ from .record import Record, pack, unpack
 from .request import ExportOptions, ReconstructRequest
 from .scene import Scene
 
+# How the client tells a worker, in its environment, what can't be a message: the descriptor whose end it holds (worker/channel.py), and the
+# seconds without a heartbeat after which it gives the worker up.
+LIFELINE_VARIABLE = "SAM3D_LIFELINE_FD"
+SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"
+
 # -- client to worker
 
 
@@ -95,14 +100,12 @@ class JobFailed(Record):
 
 
 @dataclass(frozen=True)
-class JobCancelled(Record):
+class JobStopped(Record):
     job: int
 
 
 FROM_CLIENT = {kind.__name__: kind for kind in (Reconstruct, Export, Cancel)}
-FROM_WORKER = {
-    kind.__name__: kind for kind in (Hello, Beat, JobProgress, JobLog, JobPreview, JobDone, JobExported, JobFailed, JobCancelled)
-}
+FROM_WORKER = {kind.__name__: kind for kind in (Hello, Beat, JobProgress, JobLog, JobPreview, JobDone, JobExported, JobFailed, JobStopped)}
 
 
 def to_wire(message: Record) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -193,9 +193,9 @@ def test_a_name_that_the_format_needs_itself() -> None:
         {"type": None},
         {"type": "Reconstruct"},  # of the other direction
         {"type": "Beat", "pulse": 60},
-        {"type": "JobCancelled"},
-        {"type": "JobCancelled", "job": "1"},
-        {"type": "JobCancelled", "job": float("inf")},
+        {"type": "JobStopped"},
+        {"type": "JobStopped", "job": "1"},
+        {"type": "JobStopped", "job": float("inf")},
         {"type": "JobProgress", "job": 1, "progress": {"stage": 5, "step": 1, "total": 1}},
         {"type": "JobProgress", "job": 1, "progress": {"stage": "a", "step": float("nan"), "total": 1}},
         {"type": "JobPreview", "job": 1, "preview": {"image": {"$": "/image"}}},

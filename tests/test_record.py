@@ -276,7 +276,7 @@ def test_every_message_survives_the_wire() -> None:
         "JobDone": {"job": 1, "scene": scene},
         "JobExported": {"job": 1, "files": {"a": image.ravel()}},
         "JobFailed": {"job": 1, "error": ImageError("x").to_json()},
-        "JobCancelled": {"job": 1},
+        "JobStopped": {"job": 1},
     }
     known = {**FROM_CLIENT, **FROM_WORKER}
     assert set(values) == set(known)

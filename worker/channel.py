@@ -14,10 +14,8 @@ import sys
 import threading
 
 from ..contract.frames import encode_frame, read_frame
-from ..contract.messages import FROM_CLIENT, from_wire, to_wire
+from ..contract.messages import FROM_CLIENT, LIFELINE_VARIABLE, from_wire, to_wire
 from ..contract.record import Record
-
-LIFELINE = "SAM3D_LIFELINE_FD"
 
 
 class Channel:
@@ -83,7 +81,7 @@ def _arm_lifeline() -> None:
     code has to run. Linux only: elsewhere, and behind ssh or a container, where no such descriptor arrives, the reader thread (stdin's
     end) and the faulthandler timer of loop.py do it later.
     """
-    text = os.environ.pop(LIFELINE, "")
+    text = os.environ.pop(LIFELINE_VARIABLE, "")
     if not (sys.platform == "linux" and text.isdigit()):
         return
     import fcntl

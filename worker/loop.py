@@ -23,6 +23,7 @@ import numpy as np
 from ..contract.backend import Log, Preview, Progress
 from ..contract.errors import EngineError, JobCancelled, OutOfMemoryError, ProtocolError, Sam3dError, SetupError
 from ..contract.messages import (
+    SILENCE_VARIABLE,
     Beat,
     Cancel,
     Export,
@@ -33,9 +34,9 @@ from ..contract.messages import (
     JobLog,
     JobPreview,
     JobProgress,
+    JobStopped,
     Reconstruct,
 )
-from ..contract.messages import JobCancelled as JobCancelledMessage
 from ..contract.record import Record
 from ..contract.request import ExportOptions
 from ..contract.scene import Scene
@@ -48,7 +49,6 @@ PROGRESS_EVERY = 0.05  # seconds; steps in between are counted, not sent
 ENCODE = "encode"  # the encoder's own stage, and its time as a share of the engine's where that is planned
 ENCODE_SHARE = 0.3
 TRACE_KEPT = 20_000  # characters of a traceback, its end
-SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"  # seconds without a heartbeat after which the client gives the worker up
 
 Encode = Callable[[Scene, Iterable[str], "ExportOptions | None", "Job | None"], Mapping[str, bytes]]
 Load = Callable[[], Engine]
@@ -124,7 +124,7 @@ class _Worker:
             job.check()
             answer = self._reconstruct(message, job) if isinstance(message, Reconstruct) else self._export(message, job)
         except JobCancelled:
-            answer = JobCancelledMessage(message.job)
+            answer = JobStopped(message.job)
         except BaseException as problem:  # SystemExit too: a library that calls exit() fails the job, not the process
             answer = JobFailed(message.job, _as_error(problem).to_json())
         try:
