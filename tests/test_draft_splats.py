@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from comfyui_sam3d.contract.rotations import rotation_matrices
 from comfyui_sam3d.contract.scene import Scene, Splats
 from comfyui_sam3d.worker.draft.splats import pieces, splat_surface
 from comfyui_sam3d.worker.geometry.render import render_mesh, render_splats
@@ -108,3 +109,14 @@ def test_the_front_view_shows_the_sprite(name: str, decibels: float) -> None:
     assert iou(splats[..., 3] >= 0.5, mask) >= 0.95
     noise = ((splats[deep][:, :3] - mesh[deep][:, :3]) ** 2).mean()
     assert 10 * np.log10(1 / noise) >= decibels
+
+
+def test_pixel_art_keeps_its_depth() -> None:
+    """A wall is cut into about square pieces first: no splat sticks out in front or behind."""
+    image, mask, alpha = SPRITES["pixel_log"]
+    thing = solve(mask, image, alpha=alpha[None]).objects[0]
+    assert thing.mesh is not None and thing.splats is not None
+    depth = np.abs(thing.mesh.vertices[:, 2]).max()
+    pixel = np.ptp(thing.mesh.vertices[:, 0]) / np.ptp(np.nonzero(mask)[1])
+    along = np.abs(rotation_matrices(thing.splats.rotations)[:, 2, :] * thing.splats.scales).max(1)
+    assert (np.abs(thing.splats.positions[:, 2]) + along).max() < depth + 0.5 * pixel

@@ -17,7 +17,8 @@ from ...contract.scene import Mesh, Splats
 from ..job import Job, timed
 from .mask import COARSE_SIDE, cut
 from .presets import Parameters, resolve, texture_side
-from .splats import levels, splat_surface
+from .solid import WALL
+from .splats import cut_walls, levels, splat_surface
 from .surface import Surface, smooth_surface, voxel_surface
 
 STAGES = ("mask", "mesh", "heights", "texture", "splats")
@@ -87,7 +88,10 @@ def inflate(request: ReconstructRequest, index: int, job: Job) -> Inflated:
         # Larger pictures count as `splat_side` pixels: a splat for each of their pixels would cost more than it shows.
         edge = SPLAT_EDGE * p.size / min(max(sprite.pixels), p.splat_side)
         n = levels(positions, solid.faces, edge, p.splat_target)
-        splats = splat_surface(positions, solid.faces, solid.rim, surface.uvs, surface.texture, n, p.size)
+        geometry = positions, solid.faces, solid.rim, surface.uvs
+        if p.profile == "voxel":
+            geometry = cut_walls(positions, solid.faces, solid.part == WALL, solid.rim, surface.uvs)
+        splats = splat_surface(*geometry, surface.texture, n, p.size)
     gates = {
         "closed": solid.is_closed(),
         "euler": solid.euler(),

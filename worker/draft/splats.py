@@ -34,6 +34,32 @@ def levels(positions: np.ndarray, faces: np.ndarray, edge: float, target: int) -
     return n
 
 
+def cut_walls(
+    positions: np.ndarray, faces: np.ndarray, wall: np.ndarray, rim: np.ndarray, uvs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Pixel art's walls in about square pieces: (positions, faces, rim, uvs) as `splat_surface` takes them, new vertices of their own at the end.
+
+    A wall is one pixel wide and as deep as the whole sprite is thick; one splat along it would stick out at both ends.
+    wall: bool (F,); each two such faces are a quad as `solid.voxels` makes them, its first side at the back.
+    """
+    first, second = faces[wall][0::2], faces[wall][1::2]
+    a, b, c, d = positions[np.column_stack([first, second[:, 2]])].transpose(1, 0, 2)
+    width, depth = (np.linalg.norm(side, axis=1).mean() for side in (b - a, d - a))
+    count = int(np.ceil(depth / max(width, 1e-30)))
+    if count < 2:
+        return positions, faces, rim, uvs
+    along = (np.arange(count + 1) / count)[:, None]
+    left, right = a[:, None] + along * (d - a)[:, None], b[:, None] + along * (c - b)[:, None]  # (quads, count + 1, 3)
+    here, there = slice(None, -1), slice(1, None)
+    cut = np.stack([left[:, here], right[:, here], right[:, there], left[:, here], right[:, there], left[:, there]], 2).reshape(-1, 3)
+    return (
+        np.concatenate([positions, cut]),
+        np.concatenate([faces[~wall], len(positions) + np.arange(len(cut)).reshape(-1, 3)]),
+        np.concatenate([rim, np.ones(len(cut), bool)]),
+        np.concatenate([uvs[~wall], uvs[wall].reshape(-1, 1, 2, 3, 2).repeat(count, 1).reshape(-1, 3, 2)]),
+    )
+
+
 def pieces(n: int) -> np.ndarray:
     """Barycentric corners (4^n, 3, 3) of the pieces of a triangle: piece, corner, weight of the triangle's corners."""
     corners = np.eye(3)[None]

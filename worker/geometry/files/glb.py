@@ -39,8 +39,10 @@ def glb(scene: Scene, textures: Textures | None = None) -> bytes:
 
 
 def provenance(scene: Scene) -> dict[str, Any]:
-    """What made this scene, as JSON values: engine, seed, version, parameters. No times and no paths: same input, same bytes."""
-    return {"engine": scene.engine, "seed": scene.seed, "version": VERSION, "parameters": plain(scene.parameters)}
+    """What made this scene, as JSON values: engine, seed, version, parameters. No times, no paths, nothing of the other files that were asked for:
+    same scene, same bytes."""
+    parameters = {name: value for name, value in plain(scene.parameters).items() if name not in ("outputs", "export")}
+    return {"engine": scene.engine, "seed": scene.seed, "version": VERSION, "parameters": parameters}
 
 
 def plain(value: Any) -> Any:
