@@ -255,7 +255,7 @@ def _has_alpha(path: Path) -> bool:
             with Image.open(path) as picture:
                 return has_alpha(picture)
     except Exception as problem:  # Pillow's decoders raise many kinds
-        raise ImageError(f"{path.name} can't be read as a picture ({type(problem).__name__}).", "Open and save it again as PNG.") from None
+        raise ImageError(f"{path.name} can't be read as a picture.", "Open and save it again as PNG.", detail=repr(problem)) from None
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _checked_value(record: Record, name: str, value: Any, hint: Any) -> Any:
     try:
         return _coerce(value, hint)
     except (TypeError, ValueError, OverflowError) as problem:
-        raise OptionError(f"{_where(record, name)}: {problem}.", "See docs/schema for what is accepted.") from None
+        raise OptionError(f"{_where(record, name)}: {problem}.", "Correct this value; docs/schema lists what is accepted.") from None
 
 
 def _coerce(value: Any, hint: Any) -> Any:
