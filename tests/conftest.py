@@ -1,10 +1,13 @@
-"""Shared by all tests: the `--full` switch. Fixtures live beside the tests that use them."""
+"""Shared by all tests: the `--full` switch; by those of the installer: the scratch pack. Other fixtures live beside the tests that use them."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
+
+from .scratch_pack import FakeUv, ScratchPack
 
 # A script's background jobs (nohup, some CI runners) start with SIGINT ignored, and so would every process that a test starts and interrupts:
 # it would wait in vain, or prove nothing.
@@ -22,3 +25,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "full" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="a long count: run `python sam3d.py test --full`"))
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> ScratchPack:
+    return ScratchPack(tmp_path / "a pack")  # with a space in its path, as on many a user's disk
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> FakeUv:
+    return FakeUv(tmp_path)

@@ -11,10 +11,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 PACK = Path(__file__).resolve().parent.parent
+
+posix = pytest.mark.skipif(os.name == "nt", reason="the fake uv is a POSIX script")
 
 STUB = """
 import json, os, sys
@@ -162,3 +167,19 @@ class FakeUv:
 
     def installs(self) -> list[list[str]]:
         return [call["argv"] for call in self.calls() if call["argv"][0] == "pip"]
+
+
+def pairs(argv: list[str], flag: str) -> list[str]:
+    return [argv[i + 1] for i, word in enumerate(argv) if word == flag]
+
+
+def skip_without_registry(done: subprocess.CompletedProcess[str]) -> None:
+    if done.returncode and "registry can't be reached" in done.stderr:
+        pytest.skip("no package registry can be reached, and the package cache is cold")
+
+
+def wait_for(condition: object, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)

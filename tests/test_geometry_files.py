@@ -1,9 +1,9 @@
-"""Every file that the pack writes, read again by libraries that aren't ours, and its bytes checked by hand where a library forgives."""
+"""Every file that the pack writes but GLB (test_geometry_glb.py), read again by libraries that aren't ours, and its bytes checked by hand where a
+library forgives; and which files `encode` makes of a scene."""
 
 from __future__ import annotations
 
 import io
-import json
 import struct
 from pathlib import Path
 
@@ -11,10 +11,8 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import InputError, JobCancelled, OptionError, OutputError
 from comfyui_sam3d.contract.request import FORMATS, ExportOptions
-from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
-from comfyui_sam3d.contract.version import VERSION
+from comfyui_sam3d.contract.scene import Pose, SceneObject, Splats
 from comfyui_sam3d.worker.geometry import encode, read_splat_ply
-from comfyui_sam3d.worker.geometry.files.glb import glb
 from comfyui_sam3d.worker.geometry.files.splat import splat
 from comfyui_sam3d.worker.geometry.files.splat_ply import splat_ply
 from comfyui_sam3d.worker.job import QuietJob
@@ -22,233 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-POSE = Pose((0.5, 0.5, -0.5, 0.5), (1.0, -2.0, 0.5), 2.0)
+from geometry_shapes import POSE, chunks, cloud, globe, load, scene_of
+
 HOSTILE = ["../../etc/passwd", "CON", 'a<b>:"|?*', "line\nbreak\0", "Stück Fleisch 肉 🥩", "\ud800 alone", "a" * 300]
-
-
-def globe(columns: int = 12, rows: int = 8, seed: int = 0) -> Mesh:
-    """A closed ellipsoid whose texture seam splits vertices, with its own small random texture."""
-    u, v = np.meshgrid(np.linspace(0, 1, columns + 1), np.linspace(0, 1, rows + 1))
-    around, down = 2 * np.pi * u, np.pi * v
-    around[:, -1] = 0  # exactly the same place on both sides of the seam
-    shape = [np.sin(down) * np.sin(around), np.cos(down) * 0.8, np.sin(down) * np.cos(around) * 0.5]
-    vertices = np.stack(shape, axis=-1).reshape(-1, 3)
-    vertices[: columns + 1], vertices[-columns - 1 :] = (0, 0.8, 0), (0, -0.8, 0)
-    a = (np.arange(rows)[:, None] * (columns + 1) + np.arange(columns)).ravel()
-    b, c, d = a + 1, a + columns + 1, a + columns + 2
-    faces = np.concatenate([np.stack([a, c, d], 1)[: -columns or None], np.stack([a, d, b], 1)[columns:]])
-    texture = np.random.default_rng(seed).integers(0, 256, (8, 16, 3), dtype=np.uint8)
-    return Mesh(
-        vertices.astype(np.float32), faces.astype(np.uint32), uvs=np.stack([u, v], -1).reshape(-1, 2).astype(np.float32), texture=texture
-    )
-
-
-def cloud(count: int = 20, coefficients: int = 1, seed: int = 0) -> Splats:
-    rng = np.random.default_rng(seed)
-    turns = rng.normal(size=(count, 4))
-    return Splats(
-        positions=rng.normal(size=(count, 3)).astype(np.float32),
-        scales=rng.uniform(0.001, 0.1, (count, 3)).astype(np.float32),
-        rotations=(turns / np.linalg.norm(turns, axis=1, keepdims=True)).astype(np.float32),
-        opacities=rng.uniform(0.01, 0.99, count).astype(np.float32),
-        sh=rng.normal(size=(count, coefficients, 3)).astype(np.float32),
-    )
-
-
-def scene_of(*things: SceneObject, **more: object) -> Scene:
-    return Scene(things, "test", **more)
-
-
-def chunks(data: bytes) -> tuple[dict, bytes]:
-    """The two chunks of a GLB, with every rule of the container checked."""
-    magic, version, length = struct.unpack_from("<4sII", data)
-    assert (magic, version, length) == (b"glTF", 2, len(data)) and len(data) % 4 == 0
-    text_length, text_kind = struct.unpack_from("<I4s", data, 12)
-    assert text_kind == b"JSON" and text_length % 4 == 0
-    blob_length, blob_kind = struct.unpack_from("<I4s", data, 20 + text_length)
-    assert blob_kind == b"BIN\0" and blob_length % 4 == 0 and 28 + text_length + blob_length == len(data)
-    return json.loads(data[20 : 20 + text_length]), data[28 + text_length :]
-
-
-DTYPES = {5121: "u1", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
-WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
-
-
-def accessor(root: dict, blob: bytes, number: int) -> np.ndarray:
-    """An accessor's values; alignment and ends are checked."""
-    item = root["accessors"][number]
-    view = root["bufferViews"][item["bufferView"]]
-    kind, width = np.dtype(DTYPES[item["componentType"]]), WIDTHS[item["type"]]
-    assert view["byteOffset"] % 4 == 0 and view["byteOffset"] + view["byteLength"] <= root["buffers"][0]["byteLength"] == len(blob)
-    assert view["byteLength"] == item["count"] * width * kind.itemsize and (width == 1 or width * kind.itemsize % 4 == 0)
-    return np.frombuffer(blob, kind, item["count"] * width, view["byteOffset"]).reshape(-1, width)
-
-
-def load(data: bytes, kind: str) -> object:
-    import trimesh
-
-    return trimesh.load(io.BytesIO(data), file_type=kind, process=False)
-
-
-# GLB
-
-
-def test_glb_by_hand() -> None:
-    mesh = globe()
-    camera = Camera("orthographic", 640, 480, Pose((1, 0, 0, 0), (0, 0, 3.0)), xmag=0.5, ymag=0.375)
-    scene = scene_of(
-        SceneObject("steak", mesh, pose=POSE, score=0.5, info={"preset": "prop", "gates": (np.float32(1.5), float("nan"))}),
-        seed=7,
-        camera=camera,
-        parameters={"seed": 7, "draft": {"preset": "auto"}},
-        timings={"inflate": 0.123},
-    )
-    data = glb(scene)
-    root, blob = chunks(data)
-    assert root["asset"]["version"] == "2.0" and VERSION in root["asset"]["generator"]
-    assert root["asset"]["extras"] == {
-        "engine": "test",
-        "seed": 7,
-        "version": VERSION,
-        "parameters": {"seed": 7, "draft": {"preset": "auto"}},
-    }
-    assert "0.123" not in json.dumps(root)  # a time in the file would make equal requests unequal
-    (node,) = root["nodes"]
-    assert node["name"] == root["meshes"][0]["name"] == "steak" and node["scale"] == [2, 2, 2] and node["translation"] == [1, -2, 0.5]
-    assert np.allclose(node["rotation"], [0.5, -0.5, 0.5, 0.5])  # x, y, z, w
-    assert node["extras"] == {"score": 0.5, "info": {"preset": "prop", "gates": [1.5, None]}}
-    assert root["scenes"] == [{"nodes": [0]}]
-    (primitive,) = root["meshes"][0]["primitives"]
-    positions = accessor(root, blob, primitive["attributes"]["POSITION"])
-    assert np.array_equal(positions, mesh.vertices)
-    bounds = root["accessors"][primitive["attributes"]["POSITION"]]
-    assert np.array_equal(np.float32(bounds["min"]), positions.min(0)) and np.array_equal(np.float32(bounds["max"]), positions.max(0))
-    assert np.array_equal(accessor(root, blob, primitive["attributes"]["TEXCOORD_0"]), mesh.uvs)  # not flipped
-    assert np.allclose(np.linalg.norm(accessor(root, blob, primitive["attributes"]["NORMAL"]), axis=1), 1, atol=1e-5)
-    indices = accessor(root, blob, primitive["indices"])
-    assert indices.dtype == np.uint16 and np.array_equal(indices.reshape(-1, 3), mesh.faces)
-    assert "COLOR_0" not in primitive["attributes"]
-    material = root["materials"][primitive["material"]]
-    assert material["pbrMetallicRoughness"]["metallicFactor"] == 0 and material["doubleSided"] is False
-    assert material["pbrMetallicRoughness"]["roughnessFactor"] == pytest.approx(0.9) and "extensionsUsed" not in root
-    assert root["samplers"] == [{"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}]
-    for view in root["bufferViews"]:
-        image = view == root["bufferViews"][root["images"][0]["bufferView"]]
-        assert ("target" not in view) if image else view["target"] in (34962, 34963)
-    (shot,) = root["cameras"]
-    assert shot["orthographic"]["xmag"] == 0.5 and shot["extras"] == {"translation": [0, 0, 3], "width": 640, "height": 480}
-    assert all("camera" not in node for node in root["nodes"])  # an importer must not get a camera with every prop
-
-
-def test_glb_by_two_libraries() -> None:
-    import pygltflib
-    import trimesh
-    from PIL import Image
-
-    mesh, name = globe(), "Stück Fleisch 肉"
-    data = glb(scene_of(SceneObject(name, mesh, pose=POSE), SceneObject("b", globe(6, 4, seed=1))))
-    file = pygltflib.GLTF2.load_from_bytes(data)
-    assert [node.name for node in file.nodes] == [name, "b"] and len(file.images) == 2
-    view = file.bufferViews[file.images[0].bufferView]
-    picture = Image.open(io.BytesIO(file.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]))
-    assert picture.mode == "RGB" and np.array_equal(np.asarray(picture), mesh.texture)
-
-    loaded = load(data, "glb")
-    assert set(loaded.geometry) == {name, "b"}
-    assert np.allclose(loaded.graph[name][0], POSE.matrix(), atol=1e-6)
-    body = loaded.geometry[name]
-    assert np.array_equal(body.vertices, mesh.vertices) and np.array_equal(body.faces, mesh.faces)
-    assert np.array_equal(np.asarray(body.visual.material.baseColorTexture.convert("RGB")), mesh.texture)
-    assert body.visual.material.metallicFactor == 0
-    welded = trimesh.Trimesh(body.vertices, body.faces)
-    welded.merge_vertices(merge_tex=True, merge_norm=True)
-    assert welded.is_watertight and welded.is_winding_consistent and welded.volume > 0
-    # Our normals, of split vertices too, are those that trimesh finds on the welded body (roughly: it weighs by angle).
-    outward = np.einsum("vi,vi->v", body.vertex_normals, mesh.vertices / (1, 0.64, 0.25))
-    assert (outward > 0.2).all()
-
-
-def test_seam_has_one_normal() -> None:
-    mesh = globe()
-    root, blob = chunks(glb(scene_of(SceneObject("a", mesh))))
-    normals = accessor(root, blob, root["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]).reshape(9, 13, 3)
-    assert np.array_equal(normals[:, 0], normals[:, -1])
-
-
-def test_glb_with_many_vertices_counts_in_32_bits() -> None:
-    for rows, kind in ((255, np.uint16), (256, np.uint32)):  # 256 * 256 = 65536 vertices, 65535 being no index
-        mesh = globe(columns=255, rows=rows - 1 if rows == 255 else 255)
-        root, blob = chunks(glb(scene_of(SceneObject("a", mesh))))
-        indices = accessor(root, blob, root["meshes"][0]["primitives"][0]["indices"])
-        assert indices.dtype == kind and np.array_equal(indices.reshape(-1, 3), mesh.faces)
-
-
-def test_textures_are_shared_and_samplers_kept() -> None:
-    mesh = globe()
-    twin = mesh.replace(texture=mesh.texture.copy())
-    pixel = globe(seed=2).replace(sampler="nearest")
-    root, _ = chunks(glb(scene_of(SceneObject("a", mesh), SceneObject("b", twin), SceneObject("c", pixel))))
-    assert len(root["images"]) == len(root["textures"]) == len(root["materials"]) == 2
-    assert root["samplers"][1] == {"magFilter": 9728, "minFilter": 9728, "wrapS": 33071, "wrapT": 33071}
-
-
-def test_vertex_colours_are_linear() -> None:
-    mesh = globe().replace(texture=None, uvs=None)
-    colors = np.random.default_rng(0).integers(0, 256, (len(mesh.vertices), 4), dtype=np.uint8)
-    colors[0] = (0, 255, 188, 128)
-    root, blob = chunks(glb(scene_of(SceneObject("a", mesh.replace(vertex_colors=colors)))))
-    number = root["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]
-    assert root["accessors"][number]["normalized"] is True
-    linear = accessor(root, blob, number) / 65535
-    assert np.allclose(linear[0], (0, 1, 0.5029, 128 / 255), atol=1e-4)
-    assert (np.argsort(linear[:, 0], kind="stable") == np.argsort(colors[:, 0], kind="stable")).all()
-
-
-def test_same_scene_same_bytes() -> None:
-    def make() -> dict[str, bytes]:
-        things = (SceneObject("a", globe(), cloud()), SceneObject("b", globe(seed=3), cloud(seed=1), POSE))
-        return encode(scene_of(*things, timings={"x": np.random.rand()}), FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
-
-    assert make() == make()
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_names_go_into_json_and_through_safe_filename_alone(name: str) -> None:
-    scene = scene_of(SceneObject(name, globe(), cloud()), SceneObject("b", globe(), cloud()))
-    files = encode(scene, ["glb", "obj", "ply", "mesh_ply"])
-    for path, data in files.items():
-        parts = path.split("/")
-        assert parts[0] == "objects" and len(parts) == 2 if "/" in path else True
-        assert not set(parts[-1]) & set('<>:"\\|?*\n\0') and parts[-1] not in ("", ".", "..") and not parts[-1].lower().startswith("con.")
-        path.encode("utf-8")
-        if path.endswith(".glb"):
-            chunks(data)
-    names = [node["name"] for node in chunks(files["model.glb"])[0]["nodes"]]
-    assert names == [name.encode("utf-8", "replace").decode(), "b"]
-    lines = files["model.obj"].decode().splitlines()
-    assert sum(line.startswith("o ") for line in lines) == 2
-    assert {line.split(" ", 1)[0] for line in lines} == {"mtllib", "o", "v", "vn", "vt", "usemtl", "f"}
-    assert all(line.startswith("material_") for line in (row.split(" ", 1)[1] for row in lines if row.startswith("usemtl")))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.data())
-def test_any_mesh_comes_back_from_glb(data: st.DataObject) -> None:
-    count = data.draw(st.integers(3, 40))
-    number = st.floats(-1e3, 1e3, width=32)
-    vertices = data.draw(arrays(np.float32, (count, 3), elements=number))
-    faces = data.draw(arrays(np.uint32, (data.draw(st.integers(1, 30)), 3), elements=st.integers(0, count - 1)))
-    uvs = data.draw(arrays(np.float32, (count, 2), elements=st.floats(0, 1, width=32)))
-    name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20))
-    mesh = Mesh(vertices, faces, uvs=uvs, texture=np.zeros((2, 2, 3), np.uint8))
-    encoded = glb(scene_of(SceneObject(name, mesh)))
-    root, blob = chunks(encoded)
-    primitive = root["meshes"][0]["primitives"][0]
-    assert root["nodes"][0]["name"] == name
-    assert np.array_equal(accessor(root, blob, primitive["attributes"]["POSITION"]), vertices)
-    assert np.isfinite(accessor(root, blob, primitive["attributes"]["NORMAL"])).all()
-    (body,) = load(encoded, "glb").geometry.values()
-    assert np.array_equal(body.vertices, vertices) and np.array_equal(body.faces, faces)
 
 
 # OBJ, STL, mesh PLY
@@ -474,6 +248,33 @@ def test_every_format_has_the_name_that_the_contract_gives() -> None:
     files = encode(scene, FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
     assert {name for name, _ in FORMATS.values()} <= set(files) == {name for name, _ in FORMATS.values()} | {"model.mtl", "model.png"}
     assert encode(scene, []) == {} and list(encode(scene, ["glb", "glb"])) == ["model.glb"]
+
+
+def test_same_scene_same_bytes() -> None:
+    def make() -> dict[str, bytes]:
+        things = (SceneObject("a", globe(), cloud()), SceneObject("b", globe(seed=3), cloud(seed=1), POSE))
+        return encode(scene_of(*things, timings={"x": np.random.rand()}), FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
+
+    assert make() == make()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_go_into_json_and_through_safe_filename_alone(name: str) -> None:
+    scene = scene_of(SceneObject(name, globe(), cloud()), SceneObject("b", globe(), cloud()))
+    files = encode(scene, ["glb", "obj", "ply", "mesh_ply"])
+    for path, data in files.items():
+        parts = path.split("/")
+        assert parts[0] == "objects" and len(parts) == 2 if "/" in path else True
+        assert not set(parts[-1]) & set('<>:"\\|?*\n\0') and parts[-1] not in ("", ".", "..") and not parts[-1].lower().startswith("con.")
+        path.encode("utf-8")
+        if path.endswith(".glb"):
+            chunks(data)
+    names = [node["name"] for node in chunks(files["model.glb"])[0]["nodes"]]
+    assert names == [name.encode("utf-8", "replace").decode(), "b"]
+    lines = files["model.obj"].decode().splitlines()
+    assert sum(line.startswith("o ") for line in lines) == 2
+    assert {line.split(" ", 1)[0] for line in lines} == {"mtllib", "o", "v", "vn", "vt", "usemtl", "f"}
+    assert all(line.startswith("material_") for line in (row.split(" ", 1)[1] for row in lines if row.startswith("usemtl")))
 
 
 def test_objects_one_by_one() -> None:
