@@ -1,8 +1,9 @@
-"""Shared by all tests: the `--full` switch; by those of the installer: the scratch pack. Other fixtures live beside the tests that use them."""
+"""Shared by all tests: the `--full` switch; by those of the installer: the scratch pack; by those of the networks: `one_thread`. Other fixtures live beside the tests that use them."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,14 @@ def pack(tmp_path: Path) -> ScratchPack:
 @pytest.fixture
 def fake(tmp_path: Path) -> FakeUv:
     return FakeUv(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For tests of tiny networks, which spend more time on handing work to threads than on work."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

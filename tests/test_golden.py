@@ -6,7 +6,6 @@ GOLDEN_DIR names another folder of the same form. On a machine without them thes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,13 +27,7 @@ _PENDING = {kind: issue for issue, kinds in PENDING.items() for kind in kinds.sp
 FILES = replay.files()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks spend more time on handing work to threads than on work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_golden_files_are_there() -> None:

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -36,15 +35,7 @@ from safetensors.torch import save_file  # noqa: E402
 from golden import replay  # noqa: E402
 from golden import stage2 as golden_stage2  # noqa: E402
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks spend more time on handing work to threads than on work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.inference_mode():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def source(seed: int = 0) -> torch.Generator:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
@@ -24,13 +22,7 @@ from golden.replay import near  # noqa: E402
 SIDE = 3  # of the latent cube
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks spend more time on handing work to threads than on work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
