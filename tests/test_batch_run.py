@@ -386,3 +386,17 @@ def test_plain_words(batch, tmp_path):
     ran = batch("-q", json=False)
     assert ran.out == "" and "dies: error" in ran.err
     assert "already there" in batch(json=False).out
+
+
+def test_a_foreign_file_in_the_way_is_said_before_the_work(tmp_path, batch):
+    """No attempt is spent on it; once the file is moved away, the next run makes the item."""
+    sprite(tmp_path / "in" / "a.png"), sprite(tmp_path / "in" / "b.png")
+    theirs = tmp_path / "out" / "a" / "model.glb"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    ran = batch()
+    assert states(ran) == {"a": "E_OUTPUT", "b": "made"}
+    assert [e["attempt"] for e in ran.only("failed")] == [0] and "a" not in [e["name"] for e in ran.only("item")]
+    assert theirs.read_bytes() == b"theirs" and len(list(theirs.parent.iterdir())) == 1
+    theirs.rename(tmp_path / "elsewhere.glb")
+    assert states(batch()) == {"a": "made", "b": "there"}

@@ -17,8 +17,17 @@ from typing import Any
 
 from ...client import open_backend
 from ...contract.backend import Backend, Event
-from ...contract.errors import InputError, JobCancelled, OutOfMemoryError, Sam3dError, SetupError, WorkerError, WorkerStartError
-from ...contract.request import ReconstructRequest
+from ...contract.errors import (
+    InputError,
+    JobCancelled,
+    OutOfMemoryError,
+    OutputError,
+    Sam3dError,
+    SetupError,
+    WorkerError,
+    WorkerStartError,
+)
+from ...contract.request import FORMATS, ReconstructRequest
 from .. import output
 from ..events import FAILED, INTERRUPTED, OK, USAGE, Emit, done_fields, error_event, exit_code, job_event
 from ..jobs import Interrupts, watch
@@ -188,6 +197,11 @@ class _Run:
                 self.report.add(item.name, request, item.pair.rule)
                 self.post("done", **done_fields(place, meta, "adopted", 0.0))
                 return
+        try:
+            output.check_free(place, [FORMATS[kind][0] for kind in request.outputs])
+        except OutputError as problem:  # somebody else's file is in the way: better said before the work than after it
+            self._refuse(item, stamp, problem)
+            return
         self._make(item, stamp, place, request, key, backend)
 
     def _is_settled(self, item: Item, stamp: Stamp, place: output.Place) -> bool:
