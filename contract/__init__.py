@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .backend import Backend, Cancelled, Done, Event, Failed, Log, Preview, Progress, Reconstruction
     from .errors import Sam3dError
     from .masks import parse_masks
-    from .request import DraftOptions, ExportOptions, ReconstructRequest
+    from .request import DraftOptions, ExportOptions, ReconstructRequest, Sam3dOptions
     from .scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
     from .version import PROTOCOL, VERSION
 
@@ -40,6 +40,7 @@ __all__ = [
     "ReconstructRequest",
     "Reconstruction",
     "Sam3dError",
+    "Sam3dOptions",
     "Scene",
     "SceneObject",
     "Splats",
@@ -50,7 +51,7 @@ _HOMES = {
     "backend": ("Backend", "Cancelled", "Done", "Event", "Failed", "Log", "Preview", "Progress", "Reconstruction"),
     "errors": ("Sam3dError",),
     "masks": ("parse_masks",),
-    "request": ("DraftOptions", "ExportOptions", "ReconstructRequest"),
+    "request": ("DraftOptions", "ExportOptions", "ReconstructRequest", "Sam3dOptions"),
     "scene": ("Camera", "Mesh", "Pose", "Scene", "SceneObject", "Splats"),
     "version": ("PROTOCOL", "VERSION"),
 }

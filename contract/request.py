@@ -14,6 +14,7 @@ ENGINES = ("auto", "draft", "sam3d")
 QUALITIES = ("fast", "standard", "best")
 PRESETS = ("auto", "prop", "figure", "slab", "ball", "pixel")
 PLY_FRAMES = ("y_down", "y_up", "z_up")
+SPLATS_PER_VOXEL = (4, 32)  # the released model has a decoder for each
 
 # format -> (file that it makes of a scene, what it is)
 FORMATS: dict[str, tuple[str, str]] = {
@@ -69,6 +70,43 @@ class DraftOptions(Record):
 
 
 @dataclass(frozen=True)
+class Sam3dOptions(Record):
+    """Every parameter of the sam3d engine; the draft ignores them. None means: as quality says (docs/sam3d.md); `standard` samples as the released
+    configuration does.
+
+    steps, guidance: of stage 1, the voxels; latent_steps, latent_guidance: of stage 2. few_step: the model's own shortcut for stage 1, without
+    guidance. mesh `raw`: the surface as the model makes it, inner shell included. texture `colors`: one colour for each vertex, no image.
+    pointmap: a point for each pixel in camera axes `pointmap_frame`, NaN where there is none; its size may differ from the picture's.
+    intrinsics: of that map's camera, for a picture of width and height 1; None: estimated. frame `object`: every object for itself, upright,
+    `size` metres long; `camera`: where it stood before the camera. noise `original`: drawn in the order of the original code.
+    """
+
+    steps: int | None = limits(None, 1, 200)
+    guidance: float | None = limits(None, 0.0, 30.0)
+    few_step: bool | None = None
+    few_step_grid: Literal["original", "uniform"] = "original"
+    latent_steps: int | None = limits(None, 1, 200)
+    latent_guidance: float | None = limits(None, 0.0, 30.0)
+    splats_per_voxel: int | None = None
+    mesh: Literal["clean", "raw"] = "clean"
+    texture: Literal["direct", "views", "colors"] | None = None
+    smooth: int = limits(0, 0, 50)  # rounds of smoothing of the cleaned mesh
+    layout: bool = False  # refine the pose by comparing silhouettes
+    frame: Literal["camera", "object"] = "camera"
+    noise: Literal["independent", "original"] = "independent"
+    pointmap: np.ndarray | None = array("float32", "PH PW 3", optional=True)
+    pointmap_frame: Literal["pytorch3d", "opencv", "opengl"] = "opencv"
+    intrinsics: np.ndarray | None = array("float32", "3 3", optional=True)
+    memory: Literal["auto", "resident", "swapped", "staged"] = "auto"  # where the networks stay between their uses
+
+    def check(self) -> None:
+        if self.splats_per_voxel not in (None, *SPLATS_PER_VOXEL):
+            raise OptionError(f"splats_per_voxel is {self.splats_per_voxel}.", "The model has decoders for 4 and for 32.")
+        if self.intrinsics is not None and self.pointmap is None:
+            raise OptionError("Intrinsics were given without a point map.", "Give both, or the point map alone.")
+
+
+@dataclass(frozen=True)
 class ReconstructRequest(Record):
     """One picture, N masks -> one scene of N objects.
 
@@ -90,6 +128,7 @@ class ReconstructRequest(Record):
     face_budget: int | None = limits(None, 500, 200000)
     size: float = limits(1.0, 0.001, 1000.0)
     draft: DraftOptions = field(default_factory=DraftOptions)
+    sam3d: Sam3dOptions = field(default_factory=Sam3dOptions)
     export: ExportOptions = field(default_factory=ExportOptions)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """`key=value` settings -> fields of a request: what --set, the short options and a table's columns have in common.
 
-The names are those of the contract's dataclasses (ReconstructRequest, DraftOptions, ExportOptions), so a new parameter of an engine needs
-no line here. Values come as text or as JSON values; the records check them.
+The names are those of the contract's dataclasses (ReconstructRequest, DraftOptions, Sam3dOptions, ExportOptions), so a new parameter of an
+engine needs no line here. Values come as text or as JSON values; the records check them.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import Any
 
 from ..contract.errors import OptionError
 from ..contract.images import read_image
-from ..contract.request import FORMATS, DraftOptions, ExportOptions, ReconstructRequest
+from ..contract.request import FORMATS, DraftOptions, ExportOptions, ReconstructRequest, Sam3dOptions
 
 _OF_REQUEST = ("engine", "seed", "quality", "texture_size", "face_budget", "size", "outputs")
+_PARTS: dict[str, type[Any]] = {"draft": DraftOptions, "sam3d": Sam3dOptions, "export": ExportOptions}
 _ALIASES = {"faces": "face_budget", "format": "outputs", "formats": "outputs"}
 
 
 @functools.cache
 def known() -> dict[str, str]:
-    """Every setting -> the part of a request that it belongs to: request, draft or export."""
+    """Every setting -> the part of a request that it belongs to: request, draft, sam3d or export."""
     found = dict.fromkeys(_OF_REQUEST, "request")
-    for part, kind in (("draft", DraftOptions), ("export", ExportOptions)):
+    for part, kind in _PARTS.items():
         found |= {item.name: part for item in dataclasses.fields(kind)}
     return found
 
@@ -57,25 +58,23 @@ def canonical(key: str) -> str:
 def request_fields(settings: Mapping[str, Any], *, base: Path | None = None) -> dict[str, Any]:
     """Keyword arguments for ReconstructRequest. Raises OptionError.
 
-    settings: name -> text or JSON value; None stays as the engine has it. base: where a relative back_image lies.
+    settings: name -> text or JSON value; None stays as the engine has it. base: where a relative back_image or pointmap lies.
     """
-    parts: dict[str, dict[str, Any]] = {"request": {}, "draft": {}, "export": {}}
+    parts: dict[str, dict[str, Any]] = {"request": {}, **{part: {} for part in _PARTS}}
     for key, value in settings.items():
         name = canonical(key)
         if value is None:
             continue
         if name == "back_image":
             value = _rgba(value, base)
+        elif name in ("pointmap", "intrinsics"):
+            value = _floats(value, base, name)
         elif name == "outputs":
             value = _formats(value)
         elif isinstance(value, str):
             value = _value(value)
         parts[known()[name]][name] = value
-    return {
-        **parts["request"],
-        "draft": _made(DraftOptions, parts["draft"]),
-        "export": _made(ExportOptions, parts["export"]),
-    }
+    return {**parts["request"], **{part: _made(kind, parts[part]) for part, kind in _PARTS.items()}}
 
 
 def check_settings(settings: Mapping[str, Any], *, base: Path | None = None) -> None:
@@ -99,7 +98,7 @@ def _naming() -> Iterator[None]:
         yield
     except OptionError as problem:
         text = problem.message
-        for prefix in ("DraftOptions.", "ExportOptions.", "ReconstructRequest."):
+        for prefix in ("DraftOptions.", "Sam3dOptions.", "ExportOptions.", "ReconstructRequest."):
             text = text.replace(prefix, "")
         raise OptionError(text, problem.hint) from None
 
@@ -126,6 +125,17 @@ def _formats(value: Any) -> tuple[str, ...]:
     if not names:
         raise OptionError("The list of formats is empty.", f"Choose among: {', '.join(FORMATS)}.")
     return names
+
+
+def _floats(value: Any, base: Path | None, name: str) -> Any:
+    """An .npy file, or a list of lists."""
+    import numpy as np
+
+    try:
+        loaded = np.load((base or Path()) / value, allow_pickle=False) if isinstance(value, (str, Path)) else np.asarray(value)
+        return loaded.astype(np.float32)
+    except (OSError, ValueError, TypeError, AttributeError) as problem:
+        raise OptionError(f"{name} can't be read: {problem}.", "Give an .npy file of numbers, without pickled objects.") from None
 
 
 def _rgba(value: Any, base: Path | None) -> Any:

@@ -394,11 +394,11 @@ def test_settings_reach_the_engine(tmp_path, run):
 def test_every_parameter_has_a_setting():
     import dataclasses
 
-    from comfyui_sam3d.contract.request import DraftOptions, ExportOptions, ReconstructRequest
+    from comfyui_sam3d.contract.request import DraftOptions, ExportOptions, ReconstructRequest, Sam3dOptions
     from comfyui_sam3d.factory.settings import known
 
-    request = {f.name for f in dataclasses.fields(ReconstructRequest)} - {"image", "masks", "alpha", "names", "draft", "export"}
-    others = [{f.name for f in dataclasses.fields(kind)} for kind in (DraftOptions, ExportOptions)]
+    request = {f.name for f in dataclasses.fields(ReconstructRequest)} - {"image", "masks", "alpha", "names", "draft", "sam3d", "export"}
+    others = [{f.name for f in dataclasses.fields(kind)} for kind in (DraftOptions, Sam3dOptions, ExportOptions)]
     assert set(known()) == request.union(*others)
     assert sum(map(len, (request, *others))) == len(known()), "two parts of a request share a name"
 
