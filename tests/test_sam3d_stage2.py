@@ -214,12 +214,12 @@ def test_objects_packed_together_come_out_as_alone() -> None:
     flow, splats, mesh = randomised(small_flow()), randomised(small_splats()), randomised(small_mesh())
     options, calls = SamplerOptions(4, 1.0, 1.0), []
     flow.register_forward_hook(lambda *_: calls.append(1))
-    sampled = latents.sample_latents(flow, tokens, x, together, options)
+    sampled = latents.sample_latents(flow, tokens, x, together, options, plain=True)
     assert len(calls) == 4 + 3  # at t = 0, 250 and 500 a second, unconditional one
     all_splats, all_meshes = splats(x, together), mesh(x, together)
     for index, rows in enumerate(together.slices[:2]):
         alone = Voxels(sets[index] * torch.tensor([0, 1, 1, 1], dtype=torch.int32))
-        one = latents.sample_latents(flow, tokens[index : index + 1], x[rows], alone, options)
+        one = latents.sample_latents(flow, tokens[index : index + 1], x[rows], alone, options, plain=True)
         assert torch.allclose(sampled[rows], one, atol=1e-4)
         [lone], [surface] = splats(x[rows], alone), mesh(x[rows], alone)
         assert torch.allclose(all_splats[index].records(), lone.records(), atol=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from .dino import Dino
 from .fuser import IMAGE_INPUTS, MASK_INPUTS, EmbedderFuser
 from .latent_flow import LatentFlow
+from .latent_flow_cached import CachedLatentFlow, Grid
 from .sampler import Latents, SamplerOptions, sample
 from .sparse import Voxels
 
@@ -18,6 +20,7 @@ LATENT_MEAN = (0.12211431, 0.37204156, -1.26521907, -2.05276058, -3.10432536, -0
 LATENT_STD = (2.37326008, 2.13174402, 2.2413953, 2.30589401, 2.1191894, 1.8969511, 2.41684989, 2.08374642)
 RELEASED = SamplerOptions(steps=25, rescale=1.0, guidance=1.0, interval=(0.0, 500.0))
 
+OnStep = Callable[[int, int, Tensor], None]
 _NAME = "latent"  # of the only latent, for the sampler
 
 
@@ -26,19 +29,77 @@ def stage2_fuser(size: int = 518) -> EmbedderFuser:
     return EmbedderFuser([(Dino(size, prenorm=True), IMAGE_INPUTS), (Dino(size, prenorm=True), MASK_INPUTS)])
 
 
+@torch.inference_mode()
 def sample_latents(
-    flow: LatentFlow,
+    flow: LatentFlow | CachedLatentFlow,
     context: Tensor,
     noise: Tensor,
     voxels: Voxels,
     options: SamplerOptions = RELEASED,
-    on_step: Callable[[int, int, Tensor], None] | None = None,
+    on_step: OnStep | None = None,
+    *,
+    plain: bool = False,
+    graphs: bool | None = None,
 ) -> Tensor:
     """Noise (N, 8), context (B, L, width) -> normalised latents, float32 (N, 8); one network call for all objects of the batch.
 
-    on_step(done, steps, latents) runs after each step; what it raises ends the sampling. Guidance as in stage 1, `0 * context` the unconditional side.
+    on_step(done, steps, latents) runs when a step is really done; what it raises ends the sampling. Guidance as in stage 1, `0 * context` the
+    unconditional side. plain: with nothing computed beforehand. graphs: replay a step as a CUDA graph (default: on CUDA).
     """
+    if plain:
+        return _sample_plain(flow if isinstance(flow, LatentFlow) else flow.model, context, noise, voxels, options, on_step)
+    if len(noise) == 0:
+        return noise.float()
+    flow = CachedLatentFlow(flow) if isinstance(flow, LatentFlow) else flow
+    with torch.cuda.device(flow.device) if flow.device.type == "cuda" else nullcontext():
+        step = _Step(flow, context, noise, voxels, options.guidance, flow.device.type == "cuda" if graphs is None else graphs)
+        table, times = flow.modulation(options), options.times().tolist()
+        for index in range(options.steps):
+            step.run(table[index], times[index + 1] - times[index], options.guided(1000.0 * times[index]))
+            if on_step is not None:
+                if flow.device.type == "cuda":  # launching runs far ahead of the work
+                    torch.cuda.current_stream(flow.device).synchronize()
+                on_step(index + 1, options.steps, step.latents.clone())
+        return step.latents.clone()
 
+
+class _Step:
+    """One Euler step over fixed buffers. graphs: the first of either kind, guided or not, runs as it is, the second is captured and replayed from then on."""
+
+    def __init__(self, flow: CachedLatentFlow, context: Tensor, noise: Tensor, voxels: Voxels, guidance: float, graphs: bool) -> None:
+        self.flow, self.guidance, self.graphs = flow, guidance, graphs
+        self.grid, self.context = Grid(voxels, flow.model), flow.prepare(context)
+        self.latents = noise.to(flow.device, torch.float32, copy=True)
+        self.modulation = torch.zeros(flow.modulation_size, device=flow.device)
+        self.dt = torch.zeros((), device=flow.device)
+        self._ran: dict[bool, torch.cuda.CUDAGraph | None] = {}
+
+    def run(self, modulation: Tensor, dt: float, guided: bool) -> None:
+        """Move the latents by one step. modulation: its row of the table. dt: its length."""
+        self.modulation.copy_(modulation)
+        self.dt.fill_(dt)
+        if not self.graphs or guided not in self._ran:
+            self._ran[guided] = None
+            return self._advance(guided)
+        if (graph := self._ran[guided]) is None:
+            graph = self._ran[guided] = self._capture(guided)
+        graph.replay()
+
+    def _capture(self, guided: bool) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        other = self._ran.get(not guided)
+        with torch.cuda.graph(graph, pool=None if other is None else other.pool()):
+            self._advance(guided)
+        return graph
+
+    def _advance(self, guided: bool) -> None:
+        v, free = self.flow.velocity(self.latents, self.modulation, self.context, self.grid, guided=guided)
+        self.latents += (v if free is None else (1 + self.guidance) * v - self.guidance * free) * self.dt
+
+
+def _sample_plain(
+    flow: LatentFlow, context: Tensor, noise: Tensor, voxels: Voxels, options: SamplerOptions, on_step: OnStep | None
+) -> Tensor:
     def velocity(latents: Latents, t: float, step_size: float, conditional: bool) -> Latents:
         time = torch.tensor([t], dtype=torch.float32, device=noise.device)
         return {_NAME: flow(latents[_NAME], time, context if conditional else 0 * context, voxels)}

@@ -1,0 +1,206 @@
+"""The cached latent flow against its plain twin: values, one call for a step, batches, half precision, graphs, and the kernels under it."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+
+from comfyui_sam3d.worker.ops import backends  # noqa: E402
+from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
+from comfyui_sam3d.worker.ops.sparse_fused import gather_sum, norm_silu  # noqa: E402
+from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
+from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Fold, Grid  # noqa: E402
+from comfyui_sam3d.worker.sam3d.latents import sample_latents  # noqa: E402
+from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions  # noqa: E402
+from comfyui_sam3d.worker.sam3d.sparse import Voxels, pool, unpool  # noqa: E402
+from comfyui_sam3d.worker.sam3d.stage2 import mix_precision  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OPTIONS = SamplerOptions(4, 1.0, 1.0)  # guided at t = 0, 250 and 500
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or not backends.has("triton"), reason="needs a CUDA device and Triton")
+
+
+def source(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def scattered(side: int, share: float, seed: int = 0, batch: int = 0) -> torch.Tensor:
+    """int32 (n, 4): a random share of a cube's voxels, in lexicographic order."""
+    xyz = (torch.rand(side, side, side, generator=source(seed)) < share).nonzero().int()
+    return torch.cat([torch.full_like(xyz[:, :1], batch), xyz], dim=1)
+
+
+def build(seed: int = 0, **sizes: object) -> LatentFlow:
+    """A small network with weights of a trained network's size, norms around 1."""
+    model = LatentFlow(**{"width": 48, "context": 24, "blocks": 3, "heads": 3, "io_channels": (16,), **sizes})  # type: ignore[arg-type]
+    draw = source(seed)
+    for name, value in model.named_parameters():
+        value.data = torch.randn(value.shape, generator=draw) * (1.0 / value[0].numel() ** 0.5 if value.ndim > 1 else 0.1)
+        if (value.ndim == 1 and name.endswith("weight")) or name.endswith("gamma"):
+            value.data += 1
+    return model.requires_grad_(False).eval()
+
+
+def two_objects(third_without_voxels: bool = True) -> tuple[Voxels, torch.Tensor, torch.Tensor]:
+    """Voxels, noise and tokens."""
+    objects = 3 if third_without_voxels else 2
+    voxels = Voxels(torch.cat([scattered(8, 0.3, 1), scattered(8, 0.1, 2, batch=1)]), batch=objects)
+    draw = source(3)
+    return voxels, torch.randn(len(voxels), 8, generator=draw), torch.randn(objects, 7, 24, generator=draw)
+
+
+def count_calls(model: LatentFlow) -> list[int]:
+    """Grows by the number of rows in each call of the transformer's last block."""
+    calls: list[int] = []
+    model.blocks[-1].self_attn.to_qkv.register_forward_hook(lambda layer, args, out: calls.append(args[0].shape[:-1].numel()))
+    return calls
+
+
+# -- the network
+
+
+@pytest.mark.parametrize("sizes", [{}, {"blocks": 1}, {"io_channels": (16, 24), "io_blocks": 3}, {"io_blocks": 1}], ids=str)
+def test_a_velocity_is_the_plain_twins(sizes) -> None:
+    model, (voxels, x, tokens) = build(**sizes), two_objects()
+    flow, time = CachedLatentFlow(model), torch.tensor([320.0])
+    with torch.inference_mode():
+        wanted = model(x, time, tokens, voxels), model(x, time, 0 * tokens, voxels)
+        row, context, grid = flow.modulation_at(time)[0], flow.prepare(tokens), Grid(voxels, model)
+        guided = flow.velocity(x, row, context, grid, guided=True)
+        alone, nothing = flow.velocity(x, row, context, grid, guided=False)
+    assert nothing is None and not torch.allclose(wanted[0], wanted[1], atol=1e-2)
+    for have, want in zip((*guided, alone), (*wanted, wanted[0])):
+        assert torch.allclose(have, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.0, 3.0])
+def test_a_sampling_is_the_plain_twins_with_one_call_for_a_step(guidance) -> None:
+    model, (voxels, x, tokens) = build(), two_objects()
+    options, calls, seen = SamplerOptions(4, 2.0, guidance, (100.0, 500.0)), count_calls(model), []
+    fast = sample_latents(model, tokens, x, voxels, options, lambda done, steps, latents: seen.append((done, steps, latents)))
+    rows = len(voxels.coarse)
+    assert calls == [2 * rows if options.guided(1000 * t) else rows for t in options.times()[:-1].tolist()]
+    assert torch.allclose(fast, sample_latents(model, tokens, x, voxels, options, plain=True), atol=5e-5)
+    assert [entry[:2] for entry in seen] == [(i, 4) for i in (1, 2, 3, 4)] and torch.equal(seen[-1][2], fast)
+    assert not torch.equal(seen[0][2], seen[1][2])  # each its own copy
+
+
+def test_objects_packed_together_come_out_as_alone() -> None:
+    model, (voxels, x, tokens) = build(), two_objects()
+    together = sample_latents(CachedLatentFlow(model), tokens, x, voxels, OPTIONS)
+    for index, rows in enumerate(voxels.slices[:2]):
+        alone = Voxels(voxels.coords[rows] * torch.tensor([0, 1, 1, 1], dtype=torch.int32))
+        assert torch.allclose(sample_latents(model, tokens[index : index + 1], x[rows], alone, OPTIONS), together[rows], atol=1e-4)
+
+
+def test_no_voxels_at_all() -> None:
+    none = Voxels(torch.zeros(0, 4, dtype=torch.int32))
+    assert sample_latents(build(), torch.zeros(1, 3, 24), torch.zeros(0, 8), none, OPTIONS).shape == (0, 8)
+
+
+def test_half_precision_stays_near_float32() -> None:
+    """The residual stream in float32: nearer than the plain twin in half precision is."""
+    voxels, x, tokens = two_objects()
+    exact = sample_latents(build(), tokens, x, voxels, OPTIONS, plain=True)
+    model = mix_precision(build())
+    half, plain = (sample_latents(model, tokens, x, voxels, OPTIONS, plain=way) for way in (False, True))
+    assert half.dtype == torch.float32
+    assert 0 < (half - exact).norm() < 1.2 * (plain - exact).norm() < 0.01 * exact.norm()
+
+
+def test_once_the_table_is_made_its_weights_are_not_read() -> None:
+    model, (voxels, x, tokens) = build(), two_objects()
+    with torch.inference_mode():
+        flow = CachedLatentFlow(model)
+        table, context, grid = flow.modulation(OPTIONS), flow.prepare(tokens), Grid(voxels, model)
+        assert table.shape == (4, flow.modulation_size)
+        wanted = flow.velocity(x, table[1], context, grid, guided=True)
+        for name, value in model.named_parameters():
+            if "adaLN_modulation" in name or "emb_layers" in name or "t_embedder" in name:
+                value.data.fill_(torch.nan)
+        for have, want in zip(flow.velocity(x, table[1], context, grid, guided=True), wanted):
+            assert torch.equal(have, want)
+
+
+def test_what_a_step_raises_ends_the_sampling() -> None:
+    model, (voxels, x, tokens) = build(), two_objects()
+    calls = count_calls(model)
+
+    def stop(done: int, steps: int, latents: torch.Tensor) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample_latents(model, tokens, x, voxels, OPTIONS, stop)
+    assert len(calls) == 2
+
+
+# -- its tables and operations
+
+
+def test_folds_are_pooling_and_copying() -> None:
+    voxels, _, _ = two_objects(third_without_voxels=False)
+    fold, x = Fold.of(voxels), torch.randn(len(voxels), 5, generator=source(4))
+    pooled = gather_sum(x[:, None].expand(-1, 8, -1), fold.children, weight=fold.share)
+    assert torch.allclose(pooled, pool(x, voxels), atol=1e-6)
+    assert torch.equal(pooled[fold.parents], unpool(pooled, voxels))
+    twice, other = fold.twice(), torch.randn(len(voxels), 5, generator=source(5))
+    both = gather_sum(torch.cat([x, other])[:, None].expand(-1, 8, -1), twice.children, weight=twice.share)
+    assert torch.allclose(both, torch.cat([pool(x, voxels), pool(other, voxels)]), atol=1e-6)
+    assert torch.equal(both[twice.parents], torch.cat([unpool(half, voxels) for half in both.chunk(2)]))
+
+
+def test_products_summed_afterwards_are_the_convolution_of_copied_rows() -> None:
+    voxels, draw = two_objects(third_without_voxels=False)[0], source(6)
+    fold, x = Fold.of(voxels), torch.randn(len(voxels.coarse), 12, generator=draw)
+    weight, bias = torch.randn(7, 3, 3, 3, 12, generator=draw), torch.randn(7, generator=draw)
+    products = torch.einsum("rc,okc->rko", x, weight.flatten(1, 3))
+    wanted = submanifold_conv3(unpool(x, voxels), voxels.neighbours, weight, bias)
+    assert torch.allclose(gather_sum(products, fold.beside, bias=bias), wanted, atol=1e-4)
+
+
+def operands(rows: int, width: int, parts: int, dtype: torch.dtype, device: str) -> tuple[torch.Tensor, ...]:
+    draw = source(7)
+    x, mult, add, weight = (torch.randn(*size, generator=draw).to(device) for size in ((rows, width), (width,), (width,), (rows,)))
+    values = torch.randn(rows + 5, parts, width, generator=draw).to(device, dtype)
+    table = torch.randint(-rows // 3, rows + 5, (rows, parts), generator=draw).clamp(min=-1).int().to(device)
+    return (3 * x + 1).to(dtype), mult, add, weight, values, table
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("rows", "width", "parts"), [(1000, 128, 27), (37, 200, 8), (3, 2048, 27), (257, 24, 27)])
+def test_the_triton_kernels_are_their_twins(dtype, rows, width, parts) -> None:
+    x, mult, add, weight, values, table = operands(rows, width, parts, dtype, "cuda")
+    expanded = values[:, :1].expand(-1, parts, -1)
+
+    def results() -> list[torch.Tensor]:
+        return [
+            norm_silu(x, mult, add.to(dtype), eps=1e-6),
+            gather_sum(values, table),
+            gather_sum(values, table, bias=add.to(dtype), weight=weight),
+            gather_sum(expanded, table, weight=weight),
+        ]
+
+    with backends.force("triton"):
+        fast = results()
+    with backends.force("torch"):
+        wanted = results()
+    step = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
+    for have, want in zip(fast, wanted):
+        assert have.dtype == dtype and (have.float() - want.float()).abs().max() <= step * want.float().abs().max()
+
+
+@needs_gpu
+def test_graphs_eager_and_the_twin_agree_on_a_gpu() -> None:
+    voxels, x, tokens = two_objects(third_without_voxels=False)
+    options = SamplerOptions(7, 1.0, 1.0)
+    exact = sample_latents(build(), tokens, x, voxels, options, plain=True)
+    there, x, tokens = Voxels(voxels.coords.cuda()), x.cuda(), tokens.cuda()
+    for model, limit in ((build().cuda(), 2e-3), (mix_precision(build()).cuda(), 1e-2)):
+        captured = sample_latents(model, tokens, x, there, options, graphs=True)
+        assert torch.equal(captured, sample_latents(model, tokens, x, there, options, graphs=True))  # same numbers, every time
+        eager = sample_latents(model, tokens, x, there, options, graphs=False)
+        assert torch.equal(captured, eager)
+        assert (captured.cpu() - exact).norm() < limit * exact.norm()
