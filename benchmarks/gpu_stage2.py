@@ -19,7 +19,8 @@ from _pack import mount, table
 mount()
 
 from comfyui_sam3d.worker.sam3d.flexicubes import extract_surface  # noqa: E402
-from comfyui_sam3d.worker.sam3d.latents import RELEASED, sample_latents  # noqa: E402
+from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Grid  # noqa: E402
+from comfyui_sam3d.worker.sam3d.latents import RELEASED, Step, sample_latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels  # noqa: E402
 from comfyui_sam3d.worker.sam3d.stage2 import PARTS, mix_precision  # noqa: E402
 
@@ -66,14 +67,75 @@ def build(name: str) -> torch.nn.Module:
         return mix_precision(randomise(PARTS[name].build(), 0))
 
 
-def flow(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
-    network, time = build("flow"), torch.tensor([300.0], device="cuda")
+def flow(voxels: Voxels, noise: torch.Tensor) -> list[tuple[str, str, str]]:
     context = torch.randn(1, TOKENS, WIDTH, device="cuda", dtype=torch.float16)
-    return [
-        ("neighbour table", measured(lambda: Voxels(voxels.coords).neighbours), ""),
-        ("latent flow, one evaluation", measured(lambda: network(latents, time, context, voxels)), ""),
-        ("25 steps, guidance 1 (38 evaluations)", measured(lambda: sample_latents(network, context, latents, voxels, RELEASED), 1), "flow"),
-    ]
+    with torch.device("cuda"):
+        network = randomise(PARTS["flow"].build(), 0)
+    wanted = sample_latents(network, context, noise, voxels, RELEASED, plain=True)
+    rows = [("neighbour table", measured(lambda: Voxels(voxels.coords).neighbours), "")]
+    mix_precision(network)
+    time = torch.tensor([300.0], device="cuda")
+    rows.append(("latent flow, plain twin, one evaluation", measured(lambda: network(noise, time, context, voxels)), ""))
+    torch.cuda.empty_cache()
+    cached = CachedLatentFlow(network)
+    table, steps = (
+        cached.modulation(RELEASED),
+        {way: Step(cached, context, noise, voxels, 1.0, way == "graph") for way in ("eager", "graph")},
+    )
+    for guided, what in ((False, "conditional evaluation"), (True, "guided pair")):
+        for way, step in steps.items():
+            step.run(table[3], 0.0, guided)
+            spent = timed(lambda step=step, guided=guided: step.run(table[3], 0.0, guided), 10)
+            rows.append((f"latent flow, {what}, {way}", f"{spent:.1f} ms, floor {flow_floor(voxels, guided):.1f}", ""))
+    rows.append(
+        ("keys, values and tables", f"{timed(lambda: (cached.prepare(context), Grid(Voxels(voxels.coords), network)), 3):.1f} ms", "")
+    )
+    steps.clear()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated() + 24 * TOKENS * 2 * WIDTH * 2  # with the keys and values
+    torch.cuda.reset_peak_memory_stats()
+    found = sample_latents(cached, context, noise, voxels, RELEASED)
+    spent = timed(lambda: sample_latents(cached, context, noise, Voxels(voxels.coords), RELEASED), 3)
+    peak = (torch.cuda.max_memory_allocated() - before) / 1e9
+    bound = 13 * flow_floor(voxels, True) + 12 * flow_floor(voxels, False)
+    rows.append(("25 steps, guidance 1 (38 evaluations)", f"{spent:.0f} ms, floor {bound:.0f}", "flow"))
+    rows.append(("peak memory of it beyond weights, keys and values", f"{peak:.2f} GB", "1.7 GB"))
+    eager = timed(lambda: sample_latents(cached, context, noise, Voxels(voxels.coords), RELEASED, graphs=False), 3)
+    rows.append(("the same without graphs", f"{eager:.0f} ms", ""))
+    rows.append(("relative L2 of the latents to the float32 twin", f"{float((found - wanted).norm() / wanted.norm()):.1e}", "1e-2"))
+    again = sample_latents(cached, context, noise, voxels, RELEASED)
+    rows.append(("same noise twice, same numbers", str(torch.equal(found, again)), "True"))
+    return rows + packed(cached) if len(voxels) < 10000 else rows
+
+
+def packed(flow: CachedLatentFlow, objects: int = 8) -> list[tuple[str, str, str]]:
+    """Objects of different size in one batch against one by one."""
+    sets = [shell(8000 - 500 * index) for index in range(objects)]
+    together = torch.cat([cells + cells.new_tensor([index, 0, 0, 0]) for index, cells in enumerate(sets)])
+    noise, context = torch.randn(len(together), 8, device="cuda"), torch.randn(objects, TOKENS, WIDTH, device="cuda").half()
+    parts = noise.split([len(cells) for cells in sets])
+
+    def alone() -> list[torch.Tensor]:
+        return [sample_latents(flow, context[i : i + 1], parts[i], Voxels(sets[i]), RELEASED) for i in range(objects)]
+
+    def batch() -> torch.Tensor:
+        return sample_latents(flow, context, noise, Voxels(together), RELEASED)
+
+    one, all_ = torch.cat(alone()), batch()
+    figure = f"{timed(batch, 1):.0f} ms, one by one {timed(alone, 1):.0f} ms"
+    difference = f"{float((all_ - one).abs().max()):.1e}, relative L2 {float((all_ - one).norm() / one.norm()):.1e}"
+    return [(f"{objects} objects packed", figure, ""), ("packed against one by one, largest difference", difference, "1e-3")]
+
+
+def flow_floor(voxels: Voxels, guided: bool) -> float:
+    """Milliseconds at 600 TFLOP/s of a conditional evaluation, or of a guided pair: products and attention, only of neighbours that are there."""
+    rows, pairs, coarse = len(voxels.coarse), int((voxels.neighbours >= 0).sum()), int((voxels.coarse.neighbours >= 0).sum())
+    enter = 2 * 2 * pairs * 128**2 + 2 * coarse * (128 + WIDTH) * WIDTH
+    attention = 2 * rows * 4 * WIDTH**2 + 4 * rows**2 * WIDTH
+    cross, feed = 2 * rows * 2 * WIDTH**2 + 4 * rows * TOKENS * WIDTH, 2 * rows * 8 * WIDTH**2
+    leave = 2 * rows * 27 * 2 * WIDTH * 128 + 2 * pairs * (128 + 256 + 128) * 128
+    total = enter + 24 * (attention + cross + feed) + leave
+    return (total + (23 * attention + 24 * feed + leave if guided else 0)) / 600e9
 
 
 def splats(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:

@@ -52,7 +52,7 @@ def sample_latents(
         return noise.float()
     flow = CachedLatentFlow(flow) if isinstance(flow, LatentFlow) else flow
     with torch.cuda.device(flow.device) if flow.device.type == "cuda" else nullcontext():
-        step = _Step(flow, context, noise, voxels, options.guidance, flow.device.type == "cuda" if graphs is None else graphs)
+        step = Step(flow, context, noise, voxels, options.guidance, flow.device.type == "cuda" if graphs is None else graphs)
         table, times = flow.modulation(options), options.times().tolist()
         for index in range(options.steps):
             step.run(table[index], times[index + 1] - times[index], options.guided(1000.0 * times[index]))
@@ -63,7 +63,7 @@ def sample_latents(
         return step.latents.clone()
 
 
-class _Step:
+class Step:
     """One Euler step over fixed buffers. graphs: the first of either kind, guided or not, runs as it is, the second is captured and replayed from then on."""
 
     def __init__(self, flow: CachedLatentFlow, context: Tensor, noise: Tensor, voxels: Voxels, guidance: float, graphs: bool) -> None:
