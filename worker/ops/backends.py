@@ -24,8 +24,9 @@ def has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def choose(device: torch.device, *offered: str) -> str:
-    """The name of the backend for tensors on `device`, out of those that an operation offers; `torch` always runs.
+def choose(device: torch.device, *offered: str, by_name: tuple[str, ...] = ()) -> str:
+    """The name of the backend for tensors on `device`, out of those that an operation offers; `torch` always runs. Those in `by_name` run only
+    where they are forced.
 
     Raises SetupError where a backend was forced that can't run here. A forced name that the operation doesn't offer is ignored.
     """
@@ -33,8 +34,8 @@ def choose(device: torch.device, *offered: str) -> str:
     for name in reversed(_forced):
         if name == "torch":
             return "torch"
-        if name in offered:
-            if name not in able:
+        if name in offered or name in by_name:
+            if not _able(name, device):
                 raise SetupError(f"The backend {name!r} was asked for, but can't run on {device}.", _missing(name))
             return name
     return able[0] if able else "torch"
@@ -53,8 +54,10 @@ def force(name: str) -> Iterator[None]:
 def _able(name: str, device: torch.device) -> bool:
     if name == "triton":
         return device.type == "cuda" and has("triton")
-    return False
+    if name in ("gsplat", "nvdiffrast"):
+        return device.type == "cuda" and has(name)
+    return name == "pytorch3d" and has(name)
 
 
 def _missing(name: str) -> str:
-    return f"It needs a CUDA device and the package {name}." if name == "triton" else f"Install the package {name}."
+    return f"Install the package {name}." if name == "pytorch3d" else f"It needs a CUDA device and the package {name}."
