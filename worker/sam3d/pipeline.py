@@ -1,0 +1,195 @@
+"""The model, assembled: picture, masks and point map -> voxels and poses -> latents -> splats and surfaces, in the model's own frames.
+
+Every step takes what the step before it made, so that results can be kept between them. Several objects of one picture share a batch as far as memory
+allows. Out of memory: everything is freed and the step done again, by smaller batches first, then by a smaller plan (networks.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from . import latents as latent_space
+from . import occupancy, structure
+from .flexicubes import Surface
+from .gaussians import Gaussians
+from .networks import Networks
+from .preprocess import preprocess_objects
+from .sampler import Noise, SamplerOptions, draw
+from .sparse import Voxels
+from .structure import Structure
+
+T = TypeVar("T")
+SECOND_STAGE = "latents"
+# Bytes that one more object of a batch takes on the device: keys and values of its context, activations (docs/log.md).
+STRUCTURE_BYTES, LATENT_BYTES = 1.5e9, 1.2e9
+RESERVE = 1.5e9  # left free for what isn't counted
+OnStep = Callable[[int, int], None]
+
+
+def _ignore(done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class StructuredLatent:
+    """One object after stage 2. coords: int32 (N, 4) rows (0, x, y, z); features: float32 (N, 8), denormalised. On the CPU."""
+
+    coords: Tensor
+    features: Tensor
+
+
+@dataclass
+class Pipeline:
+    """networks: what `Architecture.parts` names. grid: voxels along a side. note: told what went differently than planned."""
+
+    networks: Networks
+    size: int = 518
+    note: Callable[[str], None] = print
+    most: dict[str, int] = field(default_factory=dict)  # stage -> objects in one batch, learned by running out of memory
+
+    @property
+    def device(self) -> torch.device:
+        return self.networks.device
+
+    @torch.inference_mode()
+    def structures(
+        self,
+        image: Tensor,
+        alphas: Tensor,
+        pointmap: Tensor,
+        options: SamplerOptions,
+        noise: Noise,
+        *,
+        first: int = 0,
+        on_step: OnStep = _ignore,
+    ) -> list[Structure]:
+        """Stage 1. image: uint8 (H, W, 3). alphas: bool or uint8 (N, H, W). pointmap: float32 (3, h, w), PyTorch3D camera axes, NaN where invalid.
+
+        first: the number of the first object in its picture, which decides its noise. Raises EmptyMaskError, MaskError, EngineError (no voxels).
+        """
+        conditions = preprocess_objects(image, alphas, pointmap, size=self.size)
+
+        def sampled(some: range, report: OnStep) -> list[Structure]:
+            chosen = [conditions[i] for i in some]
+            with self.networks.use("structure_embedder") as embedder:
+                tokens = structure.embed(embedder, chosen)
+            with self.networks.use("structure_flow") as sampler:
+                drawn = structure.noise_for(noise, len(some), sampler.flow.model.resolution, first=first + some.start)
+                result = sampler.sample(tokens, drawn, options, report)
+                if self.networks.plan != "resident":
+                    sampler.release()
+            del tokens
+            with self.networks.use("structure_decoder") as decoder:
+                return structure.decode(result, decoder, chosen)
+
+        return self._batched("structure", len(conditions), STRUCTURE_BYTES, sampled, options.steps, on_step)
+
+    @torch.inference_mode()
+    def latents(
+        self,
+        image: Tensor,
+        alphas: Tensor,
+        coords: Sequence[Tensor],
+        options: SamplerOptions,
+        noise: Noise,
+        *,
+        first: int = 0,
+        on_step: OnStep = _ignore,
+    ) -> list[StructuredLatent]:
+        """Stage 2. coords: each object's voxels, int32 (N, 4); the rest as for `structures`."""
+        conditions = preprocess_objects(image, alphas, None, size=self.size)
+
+        def sampled(some: range, report: OnStep) -> list[StructuredLatent]:
+            with self.networks.use("latent_embedder") as embedder:
+                tokens = structure.embed(embedder, [conditions[i] for i in some])
+            drawn = [draw({"x": (len(coords[i]), 8)}, noise.source(SECOND_STAGE, first + i))["x"] for i in some]
+            voxels = packed([coords[i] for i in some], self.device)
+            with self.networks.use("latent_flow") as flow:
+                result = latent_space.sample_latents(
+                    flow, tokens, torch.cat(drawn).to(self.device), voxels, options, lambda done, total, _: report(done, total)
+                )
+            features = latent_space.denormalise(result).cpu()
+            return [StructuredLatent(coords[i].cpu(), features[rows]) for i, rows in zip(some, voxels.slices)]
+
+        return self._batched("latents", len(coords), LATENT_BYTES, sampled, options.steps, on_step)
+
+    @torch.inference_mode()
+    def splats(self, latent: StructuredLatent, per_voxel: int = 32) -> Gaussians:
+        """One object's splats, on the device. per_voxel: 32 or 4, each with a decoder of its own."""
+
+        def decoded() -> Gaussians:
+            with self.networks.use("splats" if per_voxel == 32 else "splats_4") as decoder:
+                return decoder(latent.features.to(self.device), packed([latent.coords], self.device))[0]
+
+        return self._insisting("splats", decoded)
+
+    @torch.inference_mode()
+    def surface(self, latent: StructuredLatent) -> Surface:
+        """One object's surface as the mesh decoder makes it, on the device."""
+
+        def decoded() -> Surface:
+            with self.networks.use("mesh") as decoder:
+                return decoder(latent.features.to(self.device), packed([latent.coords], self.device))[0]
+
+        return self._insisting("mesh", decoded)
+
+    # -- batches and memory
+
+    def _batched(
+        self, stage: str, count: int, each: float, run: Callable[[range, OnStep], list[T]], steps: int, on_step: OnStep
+    ) -> list[T]:
+        """run(some objects, report) over all `count` objects, as many at once as there is room for; the bar moves over all of them."""
+        made: list[T] = []
+        on_step(0, steps * count)
+        while len(made) < count:
+            some = range(len(made), min(count, len(made) + self._room(stage, each)))
+
+            def report(done: int, _: int, some: range = some) -> None:
+                on_step(some.start * steps + done * len(some), steps * count)
+
+            try:
+                made += run(some, report)
+                continue
+            except torch.cuda.OutOfMemoryError:
+                pass  # outside of this block nothing holds the tensors that were being made
+            self._smaller(stage, len(some))
+        return made
+
+    def _room(self, stage: str, each: float) -> int:
+        """How many objects fit at once."""
+        most = self.most.get(stage, 1 << 20)
+        if self.device.type != "cuda":
+            return most
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return max(1, min(most, int((free - RESERVE) / each)))
+
+    def _insisting(self, stage: str, run: Callable[[], T]) -> T:
+        while True:
+            try:
+                return run()
+            except torch.cuda.OutOfMemoryError:
+                pass
+            self._smaller(stage, 1)
+
+    def _smaller(self, stage: str, count: int) -> None:
+        """After running out of memory with `count` objects at once."""
+        if count > 1:
+            self.most[stage] = count // 2
+            self.networks.release()
+            self.note(f"not enough memory for {count} objects at once in {stage}; done again, {count // 2} at a time")
+        else:
+            self.note(f"not enough memory in {stage}; done again with the plan `{self.networks.shrink()}`")
+
+
+def packed(coords: Sequence[Tensor], device: torch.device) -> Voxels:
+    """Objects' voxels, int32 (N, 4) with any batch column, as one batch. Raises EngineError for an object without voxels."""
+    for rows in coords:
+        if len(rows) == 0:
+            raise occupancy.nothing()
+    numbered = [torch.cat([torch.full_like(rows[:, :1], b), rows[:, 1:]], dim=1) for b, rows in enumerate(coords)]
+    return Voxels(torch.cat(numbered).to(device), len(coords))
