@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..sam3d.flow import SHAPE, SparseStructureFlow
 from ..sam3d.flexicubes import COLOR, SDF
+from ..sam3d.flow import SHAPE, SparseStructureFlow
 from ..sam3d.mesh_decoder import MeshDecoder
 from ..sam3d.occupancy import OccupancyDecoder, Upsample3d
 from ..sam3d.splat_decoder import SplatDecoder
@@ -94,7 +94,7 @@ def _interpolation(weight: Tensor) -> Tensor:
 
 def _opaque_splats(decoder: nn.Module) -> None:
     assert isinstance(decoder, SplatDecoder)
-    offset, features, scaling, rotation, opacity = decoder.out_layer.bias.split([n * decoder.count for n in (3, 3, 3, 4, 1)])
+    _, features, scaling, _, opacity = decoder.out_layer.bias.split([n * decoder.count for n in (3, 3, 3, 4, 1)])
     scaling += 1.2 if decoder.count > 8 else 2.0
     opacity += 6.0
     features += torch.tensor([0.9, 0.3, -0.6]).repeat(decoder.count)
