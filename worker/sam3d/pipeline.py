@@ -65,21 +65,22 @@ class Pipeline:
         options: SamplerOptions,
         noise: Noise,
         *,
-        first: int = 0,
+        numbers: Sequence[int] | None = None,
         on_step: OnStep = _ignore,
     ) -> list[Structure]:
         """Stage 1. image: uint8 (H, W, 3). alphas: bool or uint8 (N, H, W). pointmap: float32 (3, h, w), PyTorch3D camera axes, NaN where invalid.
 
-        first: the number of the first object in its picture, which decides its noise. Raises EmptyMaskError, MaskError, EngineError (no voxels).
+        numbers: the objects' numbers in their picture, which decide their noise (default: 0, 1, ...). Raises EmptyMaskError, MaskError, EngineError (no voxels).
         """
         conditions = preprocess_objects(image, alphas, pointmap, size=self.size)
+        named = range(len(conditions)) if numbers is None else numbers
 
         def sampled(some: range, report: OnStep) -> list[Structure]:
             chosen = [conditions[i] for i in some]
             with self.networks.use("structure_embedder") as embedder:
                 tokens = structure.embed(embedder, chosen)
             with self.networks.use("structure_flow") as sampler:
-                drawn = structure.noise_for(noise, len(some), sampler.flow.model.resolution, first=first + some.start)
+                drawn = structure.noise_for(noise, [named[i] for i in some], sampler.flow.model.resolution)
                 result = sampler.sample(tokens, drawn, options, report)
                 if self.networks.plan != "resident":
                     sampler.release()
@@ -98,16 +99,17 @@ class Pipeline:
         options: SamplerOptions,
         noise: Noise,
         *,
-        first: int = 0,
+        numbers: Sequence[int] | None = None,
         on_step: OnStep = _ignore,
     ) -> list[StructuredLatent]:
         """Stage 2. coords: each object's voxels, int32 (N, 4); the rest as for `structures`."""
         conditions = preprocess_objects(image, alphas, None, size=self.size)
+        named = range(len(conditions)) if numbers is None else numbers
 
         def sampled(some: range, report: OnStep) -> list[StructuredLatent]:
             with self.networks.use("latent_embedder") as embedder:
                 tokens = structure.embed(embedder, [conditions[i] for i in some])
-            drawn = [draw({"x": (len(coords[i]), 8)}, noise.source(SECOND_STAGE, first + i))["x"] for i in some]
+            drawn = [draw({"x": (len(coords[i]), 8)}, noise.source(SECOND_STAGE, named[i]))["x"] for i in some]
             voxels = packed([coords[i] for i in some], self.device)
             with self.networks.use("latent_flow") as flow:
                 result = latent_space.sample_latents(

@@ -42,10 +42,11 @@ def latent_shapes(resolution: int) -> dict[str, tuple[int, ...]]:
     return {name: (1, resolution**3, SHAPE_CHANNELS) if name == SHAPE else (1, 1, POSE_LATENTS[name]) for name in LATENTS}
 
 
-def noise_for(noise: Noise, objects: int, resolution: int = 16, *, first: int = 0) -> Latents:
-    """Noise of N objects, (N, ...) each, on the device that `noise` draws on. first: the number of the first of them in its picture."""
+def noise_for(noise: Noise, objects: int | Sequence[int], resolution: int = 16) -> Latents:
+    """Noise of N objects, (N, ...) each, on the device that `noise` draws on. objects: how many, or their numbers in their picture."""
     shapes = latent_shapes(resolution)
-    drawn = [draw(shapes, noise.source(FIRST_STAGE, first + index)) for index in range(objects)]
+    numbers = range(objects) if isinstance(objects, int) else objects
+    drawn = [draw(shapes, noise.source(FIRST_STAGE, number)) for number in numbers]
     return {name: torch.cat([one[name] for one in drawn]) for name in LATENTS}
 
 
