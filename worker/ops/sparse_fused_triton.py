@@ -43,7 +43,7 @@ def _gather_sum_kernel(
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)[None, :]
     inside = (row < rows)[:, None] & (column < width)
     total = tl.zeros((ROWS, BLOCK), tl.float32)
-    for part in range(PARTS):
+    for part in tl.static_range(PARTS):  # unrolled: many loads under way
         source = tl.load(table_ptr + row * PARTS + part, mask=row < rows, other=-1).to(tl.int64)[:, None]
         total += tl.load(values_ptr + source * row_stride + part * part_stride + column, mask=inside & (source >= 0), other=0.0).to(
             tl.float32
