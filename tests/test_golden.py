@@ -41,7 +41,7 @@ def test_replay(path: Path) -> None:
     if kind in _PENDING:
         pytest.skip(f"kind {kind}: not built yet, comes with {_PENDING[kind]}")
     assert kind in REPLAYED, f"{path.name} has the unknown kind {kind!r}"
-    for module in (stage2, postprocess):  # files of another form
+    for module in (stage2, postprocess, moge):  # files of another form
         if kind in module.KINDS:
             assert module.differences(path) == []
             return
