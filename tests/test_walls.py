@@ -33,6 +33,8 @@ WALLS: dict[str, set[str]] = {
     "worker/draft": {"contract", "worker/job", "worker/geometry"},
     "worker/sam3d": {"contract", "worker/ops"},
     "worker/geometry": {"contract", "worker/job", "worker/ops"},
+    # rooms of their own, because they have torch: the draft, which imports geometry, stays out
+    "worker/geometry/cleanup": {"contract", "worker/job", "worker/ops", "worker/geometry"},
     "worker/ops": {"contract"},
     "worker/pointmap": {"contract", "vendor/moge"},
     "vendor/moge": {"contract"},
@@ -54,7 +56,7 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "worker/geometry": ({"numpy", "scipy", "PIL"}, set()),
 }
 # what torch code builds on; its accelerated backends are imported inside functions
-TORCH_ROOMS = {"worker/sam3d", "worker/ops", "vendor/moge"}
+TORCH_ROOMS = {"worker/sam3d", "worker/geometry/cleanup", "worker/ops", "vendor/moge"}
 LAUNCHERS = ("install.py", "sam3d.py")
 
 
