@@ -181,7 +181,7 @@ class _Triangles:
 
 def snap(points: Tensor) -> Tensor:
     """Pixel positions -> int64, in 1/4096 pixel."""
-    return torch.round(points * SUBPIXELS).long()
+    return torch.floor(points * SUBPIXELS + 0.5).long()
 
 
 def _ceil(a: Tensor, b: Tensor | int) -> Tensor:
