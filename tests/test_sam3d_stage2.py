@@ -21,7 +21,7 @@ from comfyui_sam3d.worker.ops.neighbours import child_table, neighbour_table  # 
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import group_rows, grouped_attention, window_ids  # noqa: E402
 from comfyui_sam3d.worker.sam3d import decoded, flexicubes, latents, stage2  # noqa: E402
-from comfyui_sam3d.worker.sam3d.flexicubes_tables import tables  # noqa: E402
+from comfyui_sam3d.worker.sam3d.flexicubes_tables import CORNERS, tables  # noqa: E402
 from comfyui_sam3d.worker.sam3d.gaussians import COLUMNS, KERNEL, Gaussians, from_records  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.mesh_decoder import MeshDecoder  # noqa: E402
@@ -257,7 +257,7 @@ def test_no_voxels_at_all() -> None:
 def sphere(side: int, radius: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
     """Cubes near a sphere, with its distance as sdf and the colour following x."""
     coords = torch.stack(torch.meshgrid(*[torch.arange(side)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
-    corners = coords[:, None] + torch.tensor(flexicubes.CORNERS)
+    corners = coords[:, None] + torch.tensor(CORNERS)
     points = corners / side - 0.5
     sdf = points.norm(dim=-1) - radius
     features = torch.zeros(len(coords), 101)
@@ -305,13 +305,13 @@ def test_sparse_and_dense_grids_give_the_same_surface() -> None:
     cubes = shell(side, 0.15, 3)[:, 1:]
     features = torch.randn(len(cubes), 101, generator=draw)
     sparse = flexicubes.build_grid(cubes, features, side)
-    count = (side + 1) ** 3
-    sdf, values = torch.ones(count), torch.full((count, 9), 0.5)
-    values[:, :3] = flexicubes.vertex_positions(torch.arange(count), side)
-    sdf[sparse.vertices], values[sparse.vertices] = sparse.sdf, sparse.values
-    beta, alpha, gamma = torch.ones(side**3, 12), torch.ones(side**3, 8), torch.full((side**3,), 0.5)
-    beta[sparse.cubes], alpha[sparse.cubes], gamma[sparse.cubes] = sparse.beta, sparse.alpha, sparse.gamma
-    dense = flexicubes.Grid(side, torch.arange(count), sdf, values, torch.arange(side**3), beta, alpha, gamma)
+    lattice = flexicubes.build_lattice(torch.cartesian_prod(*[torch.arange(side)] * 3), side)
+    sdf, values = torch.ones((side + 1) ** 3), torch.full(((side + 1) ** 3, 9), 0.5)
+    values[:, :3] = flexicubes.vertex_positions(lattice.vertices, side)
+    vertices, weights = sparse.lattice.vertices.long(), torch.zeros(side**3, 21)
+    sdf[vertices], values[vertices] = sparse.sdf, sparse.values
+    weights[(cubes[:, 0] * side + cubes[:, 1]) * side + cubes[:, 2]] = sparse.weights
+    dense = flexicubes.Grid(lattice, sdf, values, torch.zeros_like(sdf, dtype=torch.bool), weights)
     got, wanted = flexicubes.surface(sparse), flexicubes.surface(dense)
     assert len(wanted.faces) > 100 and torch.equal(got.faces, wanted.faces)
     assert torch.equal(got.vertices, wanted.vertices) and torch.equal(got.attributes, wanted.attributes)

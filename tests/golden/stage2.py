@@ -328,14 +328,18 @@ def _surface(mesh, prefix="out"):
 
 def _cases(grid):
     found = flexicubes.surface_cubes(grid)
-    cases = flexicubes.resolve_ambiguous(found, grid.resolution)
-    return {"mid.surf_cubes": found.cubes, "mid.case_ids_raw": found.case, "mid.case_ids": cases}
+    cases = flexicubes.resolve_ambiguous(found, grid.lattice.resolution)
+    side, resolution = grid.lattice.resolution + 1, grid.lattice.resolution
+    x, y, z = found.cubes // side**2, found.cubes // side % side, found.cubes % side
+    dense = (x * resolution + y) * resolution + z
+    return {"mid.surf_cubes": dense, "mid.case_ids_raw": found.case, "mid.case_ids": cases}
 
 
 def flexicubes_sparse(file):
     x, side = file.inputs, file.config["res"]
     cubes = x["coords"][:, 1:]
-    vertices, mean = flexicubes.average_corners(cubes, x["cube_feats"], side)
+    lattice = flexicubes.build_lattice(cubes, side)
+    vertices, mean = lattice.vertices, flexicubes.average_corners(lattice, x["cube_feats"])[0]
     coords = torch.stack([vertices // (side + 1) ** 2, vertices // (side + 1) % (side + 1), vertices % (side + 1)], dim=1)
     mesh = flexicubes.extract_surface(cubes, x["cube_feats"], side)
     assert file.meta.get("success", True) == bool(len(mesh.faces))
@@ -351,8 +355,9 @@ def flexicubes_grid(file):
     """A dense grid: every vertex and every cube is known, positions are final."""
     x, side = file.inputs, file.config["resolution"]
     values = torch.cat([x["grid_vertices"], torch.sigmoid(x["colors"])], dim=1)
-    weights = flexicubes.activate_weights(x["weights"])
-    grid = flexicubes.Grid(side, torch.arange((side + 1) ** 3), x["scalar_field"], values, torch.arange(side**3), *weights)
+    cubes = torch.cartesian_prod(*[torch.arange(side)] * 3)
+    known = torch.zeros((side + 1) ** 3, dtype=torch.bool)
+    grid = flexicubes.Grid(flexicubes.build_lattice(cubes, side), x["scalar_field"], values, known, x["weights"])
     return {**_surface(flexicubes.surface(grid)), **_cases(grid)}
 
 

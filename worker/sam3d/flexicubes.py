@@ -3,26 +3,30 @@
 Shen et al., "Flexible Isosurface Extraction for Gradient-Based Mesh Optimization", 2023: dual marching cubes whose vertices are moved by learned weights.
 
 Nothing dense is ever built. The grid's vertices are those of the active cubes; every other vertex lies outside (sdf +1), unmoved, grey. So a cube that
-holds surface touches an inside vertex of an active cube: only those cubes are looked at, active or not, in the ascending order of their dense number.
+holds surface touches an inside vertex of an active cube: only those cubes are looked at, active or not, in the ascending order of their number.
 
-Frame: the object's cube [-0.5, 0.5], z up. Vertex number (x (R + 1) + y) (R + 1) + z, cube number (x R + y) R + z. All float32.
+Frame: the object's cube [-0.5, 0.5], z up. A vertex has the number (x (R + 1) + y) (R + 1) + z, a cube that of its first corner: the order is that of
+the dense R^3 grid, the other corners are a constant away, and so are the cubes next to it, since no cube has the number of a vertex at the grid's far
+sides. Numbers are int32 where they fit, rows (of a list of vertices or cubes; -1: not in it) int32. All else float32.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .flexicubes_tables import CORNERS, DIRECTION, EDGES, MOST_GROUPS, tables
+from ..ops.cubes import corner_means, corner_step, dual_vertices, vertex_positions
+from .flexicubes_tables import DIRECTION, EDGES, MOST_GROUPS, tables
 
 # A cube's features: sdf, displacement (3) and colour (3, and 3 for a normal map) of its 8 corners; weights of its 12 edges, 8 corners and 1 split
 SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
 CUBE_CHANNELS = 101
 ATTRIBUTES = 6
-GREY, SPLIT = 0.5, 0.5  # of what isn't active
+# The features of corner i that are its vertex's: sdf, displacement, colours
+CORNER_COLUMNS = tuple((i, *range(8 + 3 * i, 11 + 3 * i), *range(53 + 6 * i, 59 + 6 * i)) for i in range(8))
 
 
 @dataclass(frozen=True)
@@ -35,30 +39,70 @@ class Surface:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """What is known of the R^3 cubes; whatever is absent has the defaults.
+class Lattice:
+    """Active cubes of a grid of R^3 and their vertices.
 
-    vertices int64 (V,), ascending numbers; sdf (V,), inside < 0; values (V, 9): position 3, attributes 6. cubes int64 (C,), ascending
-    numbers; beta (C, 12) of the edges, alpha (C, 8) of the corners, gamma (C,) of the quads' split.
+    cubes (C,), ascending numbers; order int64 (C,), where each stood in the list they came in. vertices (V,), ascending numbers; corners int32 (C, 8), their
+    rows.
     """
 
     resolution: int
+    cubes: Tensor
+    order: Tensor
     vertices: Tensor
+    corners: Tensor
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is known of a lattice; whatever isn't there has the defaults.
+
+    sdf (V,), inside < 0; values (V, 9): position 3, attributes 6; rim bool (V,), False only where all 8 cubes around a vertex are active. weights (C, 21) in
+    the order that the cubes came in, not activated yet: beta 12, alpha 8, gamma 1.
+    """
+
+    lattice: Lattice
     sdf: Tensor
     values: Tensor
-    cubes: Tensor
-    beta: Tensor
-    alpha: Tensor
-    gamma: Tensor
+    rim: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
 class SurfaceCubes:
-    """The S cubes with corners on both sides, ascending. corners int64 (S, 8): rows of the grid's vertices, -1 where absent. case int64 (S,)."""
+    """The S cubes with corners on both sides, ascending numbers. corners int32 (S, 8): rows of the grid's vertices. case int64 (S,). weights int64 (S,):
+    rows of the grid's weights."""
 
     cubes: Tensor
     corners: Tensor
     case: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """What doesn't depend on the cubes, on a device."""
+
+    columns: Tensor  # int32 (8, 10)
+    bits: Tensor  # float32 (8,)
+    groups: Tensor  # int64 (256,)
+    group_of: Tensor  # int32 (256, 12)
+    check: Tensor  # int64 (5, 256)
+    numbers: Tensor  # int64 (4, 1): 1 to 4
+
+
+@functools.lru_cache(maxsize=4)
+def _constants(device: torch.device) -> _Constants:
+    known = tables()
+    with torch.inference_mode(False), torch.device(device):
+        return _Constants(
+            torch.tensor(CORNER_COLUMNS, dtype=torch.int32),
+            torch.tensor([2.0**corner for corner in range(8)]),
+            known.groups.long().to(device),
+            known.group_of.int().to(device),
+            known.check.long().t().contiguous().to(device),
+            torch.arange(1, MOST_GROUPS + 1)[:, None],
+        )
 
 
 def extract_surface(cubes: Tensor, features: Tensor, resolution: int) -> Surface:
@@ -68,168 +112,154 @@ def extract_surface(cubes: Tensor, features: Tensor, resolution: int) -> Surface
 
 def build_grid(cubes: Tensor, features: Tensor, resolution: int) -> Grid:
     """Features of cubes -> a grid: what several cubes say of a vertex is averaged, then activated (9.3)."""
-    vertices, mean = average_corners(cubes, features, resolution)
-    moved = vertex_positions(vertices, resolution) + torch.tanh(mean[:, 1:4]) / (2 * resolution)
-    numbers, order = linear(cubes.long(), resolution).sort()
-    beta, alpha, gamma = activate_weights(features[order, WEIGHTS])
-    return Grid(resolution, vertices, mean[:, 0], torch.cat([moved, torch.sigmoid(mean[:, 4:])], 1), numbers, beta, alpha, gamma)
+    lattice = build_lattice(cubes, resolution)
+    mean, around = average_corners(lattice, features)
+    moved = vertex_positions(lattice.vertices, resolution) + torch.tanh(mean[:, 1:4]) / (2 * resolution)
+    values = torch.cat([moved, torch.sigmoid(mean[:, 4:])], 1)
+    return Grid(lattice, mean[:, 0].contiguous(), values, around < 8, features[:, WEIGHTS])
 
 
-def average_corners(cubes: Tensor, features: Tensor, resolution: int) -> tuple[Tensor, Tensor]:
-    """-> the active cubes' vertices, ascending, and their mean (V, 10): sdf (less 1/R), displacement, colours, none activated."""
-    corners = torch.tensor(CORNERS, device=cubes.device)
-    numbers = linear(cubes.long()[:, None] + corners, resolution + 1)
-    vertices, row = torch.unique(numbers.flatten(), return_inverse=True)
-    sums = torch.zeros(len(vertices), 10, device=cubes.device)
-    parts = [
-        features[:, SDF, None] - 1 / resolution,
-        features[:, DEFORM].unflatten(1, (8, 3)),
-        features[:, COLOR].unflatten(1, (8, ATTRIBUTES)),
-    ]
-    sums.index_add_(0, row, torch.cat(parts, dim=-1).flatten(0, 1))
-    return vertices, sums / torch.bincount(row, minlength=len(vertices))[:, None]
+def build_lattice(cubes: Tensor, resolution: int) -> Lattice:
+    """Different cubes int (n, 3), in any order.
+
+    Vertices are found one axis at a time: the list, and the list one step further, are made one.
+    """
+    side = resolution + 1
+    x, y, z = cubes.to(torch.int32 if 6 * side**3 < 2**31 else torch.int64).unbind(1)  # room for twice the number of edges, see _faces
+    numbers, order = ((x * side + y) * side + z).sort()
+    vertices, rows = numbers, [torch.arange(len(numbers), device=numbers.device)]
+    for step in (1, side, side**2):  # along z, y, x: the last varies fastest from corner to corner
+        count = len(vertices)
+        vertices, row = torch.unique(torch.cat([vertices, vertices + step]), return_inverse=True)
+        rows = [half.index_select(0, before) for before in rows for half in (row[:count], row[count:])]
+    return Lattice(resolution, numbers, order, vertices, torch.stack(rows, dim=1).int())
 
 
-def activate_weights(raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(C, 21) -> beta (C, 12), alpha (C, 8), both in 0.01..1.99, gamma (C,) in 0.005..0.995."""
-    return 0.99 * torch.tanh(raw[:, :12]) + 1, 0.99 * torch.tanh(raw[:, 12:20]) + 1, 0.99 * torch.sigmoid(raw[:, 20]) + 0.005
+def average_corners(lattice: Lattice, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features in the order that the cubes came in -> the vertices' mean (V, 10): sdf (less 1/R), displacement, colours, none activated; cubes around (V,)."""
+    columns = _constants(features.device).columns
+    return corner_means(features, lattice.order, lattice.corners, len(lattice.vertices), columns, -1 / lattice.resolution)
+
+
+def activate_weights(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """(S, 21) -> beta and alpha (S, 20), in 0.01..1.99, and gamma (S,) in 0.005..0.995. 0 gives what cubes have that aren't active: 1, 1, 0.5."""
+    return 0.99 * torch.tanh(raw[:, :20]) + 1, 0.99 * torch.sigmoid(raw[:, 20]) + 0.005
 
 
 def surface(grid: Grid) -> Surface:
     """Dual vertices and the quads between them, two triangles each (9.4). The order of both is the original's."""
-    found = surface_cubes(grid)
-    case = resolve_ambiguous(found, grid.resolution)
-    row, slot, vertex, count, cube_of = _dual_vertices(case)
-    if count == 0:
+    found, resolution = surface_cubes(grid), grid.lattice.resolution
+    if len(found.cubes) == 0:
         empty = grid.values.new_zeros
-        return Surface(empty(0, 3), torch.zeros(0, 3, dtype=torch.int64, device=case.device), empty(0, ATTRIBUTES))
-    ends = torch.tensor(EDGES, device=case.device)[slot]  # (E, 2): the corners a, b of each cut edge of each cube
-    corner = found.corners[row[:, None], ends]
-    start = vertex_numbers(found.cubes[row], grid.resolution, ends[:, 0])
-    sdf = _take(grid.sdf, corner, 1.0)
-
-    active = _find(grid.cubes, found.cubes)
-    beta = _take(grid.beta, active, 1.0)[row, slot]
-    alpha = _take(grid.alpha, active, 1.0)[row[:, None], ends]
-    gamma = _take(grid.gamma, active, SPLIT)[cube_of]
-
-    values = _edge_crossings(grid, corner, start, slot, sdf * alpha)
-    sums = torch.zeros(count, values.shape[1] + 1, device=case.device)
-    sums.index_add_(0, vertex, torch.cat([values, torch.ones_like(values[:, :1])], dim=1) * beta[:, None])
-    mean = sums[:, :-1] / sums[:, -1:]
-    faces = _triangles(_quads(start, slot, vertex, sdf[:, 0] > 0), gamma)
-    return Surface(mean[:, :3].contiguous(), faces, mean[:, 3:].contiguous())
+        return Surface(empty(0, 3), torch.zeros(0, 3, dtype=torch.int64, device=grid.sdf.device), empty(0, ATTRIBUTES))
+    known = _constants(grid.sdf.device)
+    case = resolve_ambiguous(found, resolution)
+    groups, group_of = known.groups.index_select(0, case), known.group_of.index_select(0, case)
+    # Vertices are numbered over all cubes with one group, then over those with two, three, four.
+    ends = ((groups == known.numbers) * known.numbers).flatten().cumsum(0)
+    count = int(ends[-1])
+    own = (groups - 1) * len(case) + torch.arange(len(case), device=case.device)
+    first = (ends.index_select(0, own) - groups).int()
+    raw = grid.weights.index_select(0, found.weights.clamp(min=0)).masked_fill_((found.weights < 0)[:, None], 0)
+    weights, gamma = activate_weights(raw)
+    values = dual_vertices(found.cubes, found.corners, group_of, first, count, grid.sdf, grid.values, weights, EDGES, resolution)
+    faces = _faces(found, group_of, first, gamma, grid.sdf, resolution)
+    return Surface(values[:, :3].contiguous(), faces, values[:, 3:].contiguous())
 
 
 def surface_cubes(grid: Grid) -> SurfaceCubes:
-    """The cubes around inside vertices that also have an outside corner."""
-    side, device = grid.resolution, grid.vertices.device
-    inside = grid.vertices[grid.sdf < 0]
-    xyz = torch.stack([inside // (side + 1) ** 2, inside // (side + 1) % (side + 1), inside % (side + 1)], dim=1)
-    around = (xyz[:, None] - torch.tensor(CORNERS, device=device)).flatten(0, 1)
-    around = around[((around >= 0) & (around < side)).all(1)]
-    cubes = linear(around, side).unique()
-    corners = _find(grid.vertices, vertex_numbers(cubes[:, None], side, torch.arange(8, device=device)))
-    signs = _take(grid.sdf, corners, 1.0) < 0
-    case = (signs.long() << torch.arange(8, device=device)).sum(1)
-    mixed = case != 255  # none is 0
-    return SurfaceCubes(cubes[mixed], corners[mixed], case[mixed])
+    """The cubes with corners on both sides: active ones, and others around inside vertices."""
+    inside, lattice = grid.sdf < 0, grid.lattice
+    case = _cases(inside, lattice.corners)
+    mixed = ((case > 0) & (case < 255)).nonzero()[:, 0]
+    cubes, corners, case, weights = (part.index_select(0, mixed) for part in (lattice.cubes, lattice.corners, case, lattice.order))
+    more = _inactive(lattice, inside & grid.rim)
+    if len(more) == 0:
+        return SurfaceCubes(cubes, corners, case, weights)
+    side = lattice.resolution + 1
+    their = torch.stack([_find(lattice.vertices, more + corner_step(corner, side)) for corner in range(8)], dim=1)
+    their_case = _cases(torch.cat([inside, inside.new_zeros(1)]), torch.where(their < 0, len(inside), their))  # absent is outside
+    mixed = (their_case < 255).nonzero()[:, 0]
+    more, their, their_case = (part.index_select(0, mixed) for part in (more, their, their_case))
+    cubes, order = torch.cat([cubes, more]).sort()
+    parts = (corners, their), (case, their_case), (weights, torch.full_like(more, -1, dtype=torch.int64))
+    corners, case, weights = (torch.cat(pair).index_select(0, order) for pair in parts)
+    return SurfaceCubes(cubes, corners, case, weights)
+
+
+def _cases(inside: Tensor, corners: Tensor) -> Tensor:
+    """int64 (n,): corner i inside counts 2^i."""
+    signs = inside.index_select(0, corners.flatten()).view(-1, 8)
+    return (signs.float() @ _constants(inside.device).bits).long()
+
+
+def _inactive(lattice: Lattice, inside: Tensor) -> Tensor:
+    """The ascending numbers of the cubes that aren't active and touch one of these vertices, bool (V,)."""
+    side, start = lattice.resolution + 1, lattice.vertices[inside]
+    place = start // side**2, start // side % side, start % side
+    first, last = [at > 0 for at in place], [at < lattice.resolution for at in place]
+    around = []
+    for corner in range(8):
+        x, y, z = ((first if corner >> axis & 1 else last)[axis] for axis in range(3))
+        around.append((start - corner_step(corner, side))[x & y & z])
+    cubes = torch.cat(around).unique()
+    return cubes[_find(lattice.cubes, cubes) < 0]
 
 
 def resolve_ambiguous(found: SurfaceCubes, resolution: int) -> Tensor:
     """The cases int64 (S,), where two cubes that would cut their common face in different ways both take the complementary case."""
-    check = tables().check.to(found.case.device).long()[found.case]
-    rows = check[:, 0].nonzero()[:, 0]
-    step, other, cubes = check[rows, 1:4], check[rows, 4], found.cubes[rows]
-    xyz = torch.stack([cubes // resolution**2, cubes // resolution % resolution, cubes % resolution], dim=1) + step
-    there = ((xyz >= 0) & (xyz < resolution)).all(1)
-    neighbour = _find(found.cubes, torch.where(there, linear(xyz, resolution), -1))
-    turned = (neighbour >= 0) & (_take(check[:, 0], neighbour, 0) == 1)
-    case = found.case.clone()
-    case[rows[turned]] = other[turned]
-    return case
+    side, (flag, dx, dy, dz, other) = resolution + 1, _constants(found.case.device).check
+    flagged = flag.index_select(0, found.case)
+    rows = flagged.nonzero()[:, 0]
+    case = found.case.index_select(0, rows)
+    step = (dx * side + dy) * side + dz
+    neighbour = _find(found.cubes, found.cubes.index_select(0, rows) + step.to(found.cubes.dtype).index_select(0, case))
+    turned = (neighbour >= 0) & (flagged.index_select(0, neighbour.clamp(min=0)) == 1)
+    return found.case.index_copy(0, rows, torch.where(turned, other.index_select(0, case), case))
 
 
-def _dual_vertices(case: Tensor) -> tuple[Tensor, Tensor, Tensor, int, Tensor]:
-    """Cases (S,) -> for each cut edge of each cube, cube by cube: row, slot, dual vertex (E,); how many vertices; each vertex's cube (V,).
+def _slots_along(axis: int) -> tuple[int, ...]:
+    """An edge's slot in each of the four cubes around it, in their order. In the last it starts or ends at corner 0."""
+    one, two = (1 << other for other in range(3) if other != axis)
+    return tuple(next(slot for slot, edge in enumerate(EDGES) if set(edge) == {low, low | 1 << axis}) for low in (one | two, one, two, 0))
 
-    Vertices are numbered over all cubes with one group, then over those with two, three, four.
+
+_SLOTS = tuple(_slots_along(axis) for axis in range(3))
+
+
+def _faces(found: SurfaceCubes, group_of: Tensor, first: Tensor, gamma: Tensor, sdf: Tensor, resolution: int) -> Tensor:
+    """int64 (F, 3): two triangles of the four dual vertices around each cut edge that four cubes share, in the edges' order, wound to face outwards.
+
+    The four are found from the last. An edge at the grid's side has fewer; elsewhere all four are surface cubes, since all have the cut edge.
+    Edges whose first vertex has an sdf above 0 come first. The quad is split along the diagonal of the larger product of gammas; a tie takes the second.
     """
-    known = tables()
-    groups = known.groups.to(case.device).long()[case]
-    first = torch.zeros_like(case)
-    cube_of: list[Tensor] = []
-    count = 0
-    for number in range(1, MOST_GROUPS + 1):
-        rows = (groups == number).nonzero()[:, 0]
-        first[rows] = count + number * torch.arange(len(rows), device=case.device)
-        cube_of.append(rows.repeat_interleave(number))
-        count += number * len(rows)
-    group = known.group_of.to(case.device).long()[case]
-    row, slot = (group >= 0).nonzero(as_tuple=True)
-    return row, slot, first[row] + group[row, slot], count, torch.cat(cube_of)
-
-
-def _edge_crossings(grid: Grid, corner: Tensor, start: Tensor, slot: Tensor, weighted: Tensor) -> Tensor:
-    """Position and attributes (E, 9) where an edge crosses the surface. weighted (E, 2): its ends' sdf times alpha."""
-    side = grid.resolution + 1
-    steps = torch.tensor([CORNERS[b] for _, b in EDGES], device=slot.device) - torch.tensor(
-        [CORNERS[a] for a, _ in EDGES], device=slot.device
-    )
-    numbers = torch.stack([start, start + linear(steps, side)[slot]], dim=1)
-    default = F.pad(vertex_positions(numbers, grid.resolution), (0, ATTRIBUTES), value=GREY)
-    values = torch.where((corner >= 0)[..., None], _take(grid.values, corner, 0.0), default)
-    wa, wb = weighted[:, :1], weighted[:, 1:]
-    return (values[:, 0] * wb - values[:, 1] * wa) / (wb - wa)
-
-
-def _quads(start: Tensor, slot: Tensor, vertex: Tensor, outside_first: Tensor) -> Tensor:
-    """Cut edges cube by cube -> int64 (Q, 4), the dual vertices around each grid edge that four cubes share, wound to face outwards.
-
-    start, slot: the edge's first vertex and its place in the cube, which together name it. outside_first: is the sdf there above 0? Those come first.
-    """
-    name, order = (3 * start + torch.tensor(DIRECTION, device=slot.device)[slot]).sort(stable=True)
-    _, sharing = torch.unique_consecutive(name, return_counts=True)
-    begin = (sharing.cumsum(0) - sharing)[sharing == 4]
-    around = order[begin[:, None] + torch.arange(4, device=slot.device)]
-    quads, ahead = vertex[around], outside_first[around[:, 0]]
-    return torch.cat([quads[ahead][:, [0, 1, 3, 2]], quads[~ahead][:, [2, 3, 1, 0]]])
-
-
-def _triangles(quads: Tensor, gamma: Tensor) -> Tensor:
-    """int64 (Q, 4) -> (2 Q, 3), split along the diagonal of the larger product of gammas; a tie takes the second split."""
-    g = gamma[quads]
-    along = (g[:, 0] * g[:, 2] > g[:, 1] * g[:, 3])[:, None]
-    return torch.where(along, quads[:, [0, 1, 2, 0, 2, 3]], quads[:, [0, 1, 3, 3, 1, 2]]).reshape(-1, 3)
-
-
-def linear(xyz: Tensor, side: int) -> Tensor:
-    """int64 (..., 3) -> (...), z fastest."""
-    return (xyz[..., 0] * side + xyz[..., 1]) * side + xyz[..., 2]
-
-
-def vertex_numbers(cubes: Tensor, resolution: int, corner: Tensor) -> Tensor:
-    """Cube numbers and corner indices 0..7, broadcast -> vertex numbers."""
-    side = resolution + 1
-    base = linear(torch.stack([cubes // resolution**2, cubes // resolution % resolution, cubes % resolution], dim=-1), side)
-    return base + linear(torch.tensor(CORNERS, device=cubes.device), side)[corner]
-
-
-def vertex_positions(vertices: Tensor, resolution: int) -> Tensor:
-    """Vertex numbers (...) -> float32 (..., 3), unmoved."""
-    side = resolution + 1
-    return torch.stack([vertices // side**2, vertices // side % side, vertices % side], dim=-1).float() / resolution - 0.5
+    side, cubes = resolution + 1, found.cubes
+    own = torch.arange(len(cubes), device=cubes.device, dtype=torch.int32)
+    z = own - 1  # one step back along z is the cube before, or none
+    z[1:].masked_fill_(cubes[1:] != cubes[:-1] + 1, -1)
+    x, y, xy = (_find(cubes, cubes - step) for step in (side**2, side, side**2 + side))
+    names, faces = [], []
+    for slots, around in zip(_SLOTS, ((y - 1, y, z, own), (x - 1, x, z, own), (xy, x, y, own))):
+        slot = slots[3]
+        row = ((group_of[:, slot] >= 0) & (around[1] >= 0) & (around[2] >= 0)).nonzero()[:, 0]
+        four = [cube.index_select(0, row) for cube in around]
+        a, b, c, d = (first.index_select(0, at) + group_of[:, place].index_select(0, at) for at, place in zip(four, slots))
+        ga, gb, gc, gd = (gamma.index_select(0, at) for at in four)
+        start = EDGES[slot][0]
+        corner = found.corners[:, start].index_select(0, row)
+        ahead = (corner < 0) | (sdf.index_select(0, corner.clamp(min=0)) > 0)
+        name = 3 * (cubes.index_select(0, row) + corner_step(start, side)) + DIRECTION[slot]
+        names.append(torch.where(ahead, name, name + 3 * side**3))
+        p, q, r, s = torch.where(ahead, a, c), torch.where(ahead, b, d), torch.where(ahead, d, b), torch.where(ahead, c, a)
+        along = torch.where(ahead, ga * gd > gb * gc, gb * gc > ga * gd)
+        faces.append(
+            torch.stack([p, q, torch.where(along, r, s), torch.where(along, p, s), torch.where(along, r, q), torch.where(along, s, r)], 1)
+        )
+    order = torch.cat(names).argsort()
+    return torch.cat(faces).index_select(0, order).long().view(-1, 3)
 
 
 def _find(ascending: Tensor, wanted: Tensor) -> Tensor:
-    """Each wanted number's row among ascending ones, -1 where it isn't there."""
-    if len(ascending) == 0:
-        return torch.full_like(wanted, -1)
-    at = torch.searchsorted(ascending, wanted).clamp_(max=len(ascending) - 1)
-    return torch.where(ascending[at] == wanted, at, -1)
-
-
-def _take(table: Tensor, rows: Tensor, default: float) -> Tensor:
-    """table[rows], `default` where a row is -1."""
-    padded = torch.cat([table, torch.full_like(table[:1], default) if len(table) else table.new_full((1, *table.shape[1:]), default)])
-    return padded[rows]
+    """Each wanted number's row among ascending ones, int32, -1 where it isn't there."""
+    at = torch.searchsorted(ascending, wanted, out_int32=True).clamp_(max=len(ascending) - 1)
+    return at.masked_fill_(ascending.index_select(0, at.flatten()).view_as(at) != wanted, -1)
