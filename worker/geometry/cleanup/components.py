@@ -1,0 +1,93 @@
+"""The bodies of a mesh: floaters, inner shells, and which of them bound a hollow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .topology import Array, area_vectors, connect, edges, face_links, signed_volumes
+
+_AT_ONCE = 1 << 20  # (point, face) pairs
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Connected components, C of them. label int64 (F,); area, volume float64 (C,), volume signed; closed bool (C,); low, high (C, 3): their boxes."""
+
+    label: Array
+    area: Array
+    volume: Array
+    closed: Array
+    low: Array
+    high: Array
+
+    def __len__(self) -> int:
+        return len(self.area)
+
+
+def parts_of(vertices: Array, faces: Array) -> Parts:
+    """The components of faces that share edges."""
+    found = edges(faces)
+    count, label = connect(face_links(found), len(faces))
+    area = np.bincount(label, np.linalg.norm(area_vectors(vertices, faces), axis=1), minlength=count)
+    closed = np.ones(count, bool)
+    closed[label[found.order[found.begin[found.degree == 1]] // 3]] = False
+    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
+    corners = vertices[faces]
+    np.minimum.at(low, label, corners.min(axis=1))
+    np.maximum.at(high, label, corners.max(axis=1))
+    return Parts(label, area, signed_volumes(vertices, faces, label, count), closed, low, high)
+
+
+def floaters(parts: Parts, share: float) -> Array:
+    """bool (C,): components whose area is less than `share` of the largest one's, and those without any volume beside a closed one that has some."""
+    if len(parts) == 0:
+        return np.zeros(0, bool)
+    flat = parts.closed & (np.abs(parts.volume) < 1e-9 * parts.area**1.5)
+    return (parts.area < share * parts.area.max()) | (flat & ~flat.all())
+
+
+def depths(vertices: Array, faces: Array, parts: Parts, among: Array | None = None) -> Array:
+    """int64 (C,): how many other closed components lie around each. An inner shell has 1 or more, and so has whatever rattles inside it.
+
+    among: bool (C,), the components that count at all; the others get 0. Decided at three vertices of each, by majority.
+    """
+    depth = np.zeros(len(parts), np.int64)
+    counted = np.ones(len(parts), bool) if among is None else among
+    first = _three_faces(parts.label, len(parts))
+    for around in np.flatnonzero(parts.closed & counted):
+        inside = (parts.low >= parts.low[around]).all(axis=1) & (parts.high <= parts.high[around]).all(axis=1) & counted
+        inside[around] = False
+        tested = np.flatnonzero(inside)
+        if len(tested) == 0:
+            continue
+        points = vertices[faces[first[tested], 0]].reshape(-1, 3)
+        turns = winding_numbers(points, vertices, faces[parts.label == around]).reshape(-1, 3)
+        depth[tested] += (np.abs(turns) > 0.5).sum(axis=1) >= 2
+    return depth
+
+
+def _three_faces(label: Array, count: int) -> Array:
+    """int64 (count, 3): faces of each component, spread over it."""
+    order = np.argsort(label, kind="stable")
+    size = np.bincount(label, minlength=count)
+    begin = np.cumsum(size) - size
+    return order[begin[:, None] + (size[:, None] * np.array([0, 1, 2])) // 3]
+
+
+def winding_numbers(points: Array, vertices: Array, faces: Array) -> Array:
+    """float64 (P,): how often the faces surround each point: 1 inside a closed mesh that faces outwards, -1 if inwards, 0 outside.
+
+    The sum of the faces' solid angles over 4 pi (van Oosterom and Strackee, 1983); for an open mesh it is the share of the sky that it covers.
+    """
+    corners = vertices.astype(np.float64)[faces]
+    total = np.zeros(len(points))
+    step = max(1, _AT_ONCE // max(1, len(points)))
+    for begin in range(0, len(faces), step):
+        a, b, c = (corners[None, begin : begin + step, k] - points.astype(np.float64)[:, None] for k in range(3))
+        la, lb, lc = (np.linalg.norm(side, axis=2) for side in (a, b, c))
+        volume = np.einsum("pfk,pfk->pf", a, np.cross(b, c))
+        ab, bc, ca = (np.einsum("pfk,pfk->pf", x, y) for x, y in ((a, b), (b, c), (c, a)))
+        total += np.arctan2(volume, la * lb * lc + ab * lc + bc * la + ca * lb).sum(axis=1)
+    return total / (2 * np.pi)

@@ -1,0 +1,56 @@
+"""How far one surface is from another, measured both ways."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .nearest import NearestFaces, sample_surface
+from .topology import Array, area_vectors
+
+Surface = tuple[Array, Array]  # vertices, faces
+
+
+@dataclass(frozen=True)
+class SurfaceError:
+    """Distances as shares of the reference's bounding box diagonal, from samples of both surfaces to the exact nearest point of the other.
+
+    mean, rms, p95, max: over both directions; to_reference, from_reference: the largest of each alone (what was added, what was lost).
+    turned: share of the measured surface that faces the other way than the reference beside it.
+    """
+
+    mean: float
+    rms: float
+    p95: float
+    max: float
+    to_reference: float
+    from_reference: float
+    turned: float
+    samples: int
+
+    def to_json(self) -> dict[str, float]:
+        return {name: round(value, 7) for name, value in asdict(self).items()}
+
+
+def surface_error(
+    measured: Surface, reference: Surface, samples: int = 10_000, *, points: Array | None = None, seed: int = 0
+) -> SurfaceError:
+    """The measured surface against the reference. points float (P, 3): samples of the reference, where only a part of it counts."""
+    ours, face = sample_surface(*measured, samples, seed)
+    theirs = sample_surface(*reference, samples, seed + 1)[0] if points is None else points
+    there, back = NearestFaces(*reference)(ours), NearestFaces(*measured)(theirs)
+    own, other = area_vectors(*measured)[face], area_vectors(*reference)[there.face]
+    used = reference[0][reference[1].ravel()]
+    diagonal = max(float(np.linalg.norm(np.ptp(used.astype(np.float64), axis=0))), 1e-30)
+    both = np.concatenate([there.distance, back.distance]) / diagonal
+    return SurfaceError(
+        mean=float(both.mean()),
+        rms=float(np.sqrt((both**2).mean())),
+        p95=float(np.quantile(both, 0.95)),
+        max=float(both.max()),
+        to_reference=float(there.distance.max() / diagonal),
+        from_reference=float(back.distance.max() / diagonal),
+        turned=float((np.einsum("ij,ij->i", own, other) < 0).mean()),
+        samples=len(both),
+    )

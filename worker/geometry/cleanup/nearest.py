@@ -1,0 +1,116 @@
+"""The exact nearest point of a triangle mesh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from .topology import Array
+
+
+@dataclass(frozen=True)
+class Hit:
+    """face int64 (P,): the nearest face; weights float64 (P, 3): the nearest point on it, as shares of its corners; distance float64 (P,)."""
+
+    face: Array
+    weights: Array
+    distance: Array
+
+
+class NearestFaces:
+    """A mesh, ready to be asked. Faces are sorted into classes of like size, so that a long sliver doesn't make every search wide."""
+
+    def __init__(self, vertices: Array, faces: Array) -> None:
+        self.corners = vertices.astype(np.float64)[faces]
+        centre = self.corners.mean(axis=1)
+        self.reach = np.sqrt(((self.corners - centre[:, None]) ** 2).sum(axis=2).max(axis=1))
+        size = np.floor(np.log2(np.maximum(self.reach, 1e-12) / max(float(np.median(self.reach)), 1e-12))).astype(np.int64)
+        size = np.maximum(size, 0)  # what is smaller than most needs no class of its own
+        self.classes = []
+        for number in np.unique(size):
+            rows = np.flatnonzero(size == number)
+            tree = cKDTree(centre[rows], balanced_tree=False, compact_nodes=False)
+            self.classes.append((rows, tree, float(self.reach[rows].max())))
+
+    def __call__(self, points: Array) -> Hit:
+        """points float (P, 3) -> the nearest point of the mesh to each.
+
+        In each class, the k faces with the nearest centres are tried; it is proven that no other is nearer once the k-th centre is further away than the best
+        distance and the largest reach together. Points without proof are asked again with a larger k.
+        """
+        points = np.asarray(points, np.float64)
+        hit = Hit(np.zeros(len(points), np.int64), np.zeros((len(points), 3)), np.full(len(points), np.inf))
+        for rows, tree, reach in self.classes:
+            open_, k = np.arange(len(points)), min(4, len(rows))
+            while len(open_):
+                far, near = tree.query(points[open_], k=np.arange(1, k + 1), workers=-1)
+                self._try(points, open_, rows[near], far, hit)
+                if k == len(rows):
+                    break
+                open_ = open_[far[:, -1] < hit.distance[open_] + reach]
+                k = min(4 * k, len(rows))
+        return hit
+
+    def _try(self, points: Array, asked: Array, faces: Array, far: Array, hit: Hit) -> None:
+        """Lower `hit` for the points `asked` by faces int64 (A, k), whose centres are `far` (A, k) away."""
+        able = far - self.reach[faces] < hit.distance[asked][:, None]
+        if not np.isfinite(hit.distance[asked]).all():  # a first bound, so that few pairs are left
+            self._lower(points, asked, faces[:, 0], hit)
+            able = far - self.reach[faces] < hit.distance[asked][:, None]
+        who, which = np.nonzero(able)
+        if len(who) == 0:
+            return
+        weights, distance = closest_on_triangles(points[asked[who]], self.corners[faces[who, which]])
+        order = np.lexsort((distance, who))
+        best = order[np.flatnonzero(np.diff(who[order], prepend=-1))]
+        better = best[distance[best] < hit.distance[asked[who[best]]]]
+        at = asked[who[better]]
+        hit.face[at], hit.weights[at], hit.distance[at] = faces[who[better], which[better]], weights[better], distance[better]
+
+    def _lower(self, points: Array, asked: Array, faces: Array, hit: Hit) -> None:
+        weights, distance = closest_on_triangles(points[asked], self.corners[faces])
+        better = distance < hit.distance[asked]
+        at = asked[better]
+        hit.face[at], hit.weights[at], hit.distance[at] = faces[better], weights[better], distance[better]
+
+
+def closest_on_triangles(points: Array, corners: Array) -> tuple[Array, Array]:
+    """points float64 (N, 3), each with its triangle (N, 3, 3) -> weights of the nearest point (N, 3), its distance (N,)."""
+    a, b, c = corners.transpose(1, 0, 2)
+    ab, ac, ap = b - a, c - a, points - a
+    d00, d01, d11 = (ab * ab).sum(1), (ab * ac).sum(1), (ac * ac).sum(1)
+    d20, d21 = (ap * ab).sum(1), (ap * ac).sum(1)
+    area = d00 * d11 - d01 * d01
+    safe = np.where(area > 0, area, 1.0)
+    v, w = (d11 * d20 - d01 * d21) / safe, (d00 * d21 - d01 * d20) / safe
+    weights = np.stack([1 - v - w, v, w], axis=1)
+    out = np.flatnonzero((area <= 1e-24) | (weights < 0).any(axis=1))  # the foot lies outside: the nearest point is on a side
+    if len(out):
+        best = np.full(len(out), np.inf)
+        for i, j in ((0, 1), (1, 2), (2, 0)):
+            start, along = corners[out, i], corners[out, j] - corners[out, i]
+            share = np.clip(((points[out] - start) * along).sum(1) / np.maximum((along * along).sum(1), 1e-300), 0, 1)
+            square = ((points[out] - start - share[:, None] * along) ** 2).sum(1)
+            nearer = square < best
+            best[nearer] = square[nearer]
+            side = np.zeros((len(out), 3))
+            side[:, i], side[:, j] = 1 - share, share
+            weights[out[nearer]] = side[nearer]
+    foot = np.einsum("nk,nkx->nx", weights, corners)
+    return weights, np.linalg.norm(points - foot, axis=1)
+
+
+def sample_surface(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Array, Array]:
+    """Points evenly over the area -> points float64 (count, 3), the face of each int64 (count,). Stratified: a face of share s gets s * count, to within one."""
+    corners = vertices.astype(np.float64)[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    rng = np.random.default_rng(seed)
+    ends = np.cumsum(area)
+    face = np.searchsorted(ends, (np.arange(count) + rng.random(count)) / count * ends[-1], side="right").clip(max=len(faces) - 1)
+    u, v = rng.random((2, count))
+    over = u + v > 1
+    u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
+    a, b, c = corners[face].transpose(1, 0, 2)
+    return a + u[:, None] * (b - a) + v[:, None] * (c - a), face
