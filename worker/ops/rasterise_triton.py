@@ -140,7 +140,7 @@ def _large_kernel(
     item = tl.load(queue_ptr + tl.program_id(0))
     view, face = item // count, (item % count).to(tl.int32)
     screen_ptr += view * corners * 3
-    x0, y0, z0, x1, y1, z1, x2, y2, z2, area, left, right, top, bottom, live = _setup(
+    x0, y0, z0, x1, y1, z1, x2, y2, z2, area, left, right, top, bottom, _ = _setup(
         screen_ptr, faces_ptr, face, face >= 0, height, width, near, CULL
     )
     keys_ptr += view * height * width
