@@ -21,11 +21,12 @@ def checked(mesh: Mesh, name: str) -> Mesh:
 def sound(splats: Splats) -> Splats:
     """The splats without rows that aren't finite or have no rotation; OutputError if none is left."""
     rows = (splats.positions, splats.scales, splats.rotations, splats.opacities[:, None], splats.sh.reshape(len(splats.sh), -1))
-    good = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in rows]) & splats.rotations.any(axis=1)
+    turned = splats.rotations.any(axis=1)
+    if len(turned) and turned.all() and all(np.isfinite(values).all() for values in rows):
+        return splats  # as nearly always: row by row takes several times as long
+    good = np.logical_and.reduce([np.isfinite(values).all(axis=1) for values in rows]) & turned
     if not good.any():
         raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
-    if good.all():
-        return splats
     return Splats(splats.positions[good], splats.scales[good], splats.rotations[good], splats.opacities[good], splats.sh[good])
 
 

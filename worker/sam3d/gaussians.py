@@ -16,6 +16,8 @@ KERNEL = 9e-4  # smallest standard deviation, in object units
 SCALE_BIAS, OPACITY_BIAS = 0.004, 0.1  # the scale and opacity that a raw 0 means
 ORIGIN = -0.5
 SH_C0 = 0.28209479177387814
+BLOCK = 1 << 13  # splats at once on a CPU: they stay in its cache, and waking further threads would take longer than the work
+ATTRIBUTES = ("xyz", "features_dc", "scaling", "rotation", "opacity")
 COLUMNS = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")  # fmt: skip
 
 
@@ -35,6 +37,10 @@ class Gaussians:
 
     def __len__(self) -> int:
         return len(self.xyz)
+
+    def rows(self, chosen: slice) -> Gaussians:
+        """Some of the splats, views."""
+        return Gaussians(*(getattr(self, name)[chosen] for name in ATTRIBUTES), kernel=self.kernel)
 
     # -- activated
 
@@ -83,9 +89,16 @@ class Gaussians:
 
     def records(self) -> Tensor:
         """float32 (n, 17), the columns COLUMNS: positions, zeros, DC coefficients, logit, log scales, quaternion; logits may be infinite."""
-        xyz = self.positions()
-        columns = [xyz, torch.zeros_like(xyz), self.features_dc[:, 0], _logit(self.opacities()), self.scales().log(), self.quaternions()]
-        return torch.cat(columns, dim=1)
+        rows = self.xyz.new_zeros(len(self), len(COLUMNS))
+        block = BLOCK if rows.device.type == "cpu" else max(len(self), 1)
+        for start in range(0, len(self), block):
+            here, part = rows[start : start + block], self.rows(slice(start, start + block))
+            here[:, 0:3] = part.positions()
+            here[:, 6:9] = part.features_dc[:, 0]
+            here[:, 9:10] = _logit(part.opacities())
+            here[:, 10:13] = part.scales().log_()
+            here[:, 13:17] = part.quaternions()
+        return rows
 
 
 def from_records(records: Tensor, kernel: float = KERNEL) -> Gaussians:
@@ -98,8 +111,9 @@ def from_records(records: Tensor, kernel: float = KERNEL) -> Gaussians:
 
 def merge(parts: list[Gaussians]) -> Gaussians:
     """Splats of several objects in a row, under the smallest of their kernels: those with a larger one come out slightly smaller."""
-    names = ("xyz", "features_dc", "scaling", "rotation", "opacity")
-    return Gaussians(*(torch.cat([getattr(part, name) for part in parts]) for name in names), kernel=min(part.kernel for part in parts))
+    return Gaussians(
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ATTRIBUTES), kernel=min(part.kernel for part in parts)
+    )
 
 
 def _softplus_inverse(y: Tensor) -> Tensor:
