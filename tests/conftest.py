@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from .scratch_pack import FakeUv, ScratchPack
+
+# On a machine with a GPU and no `_env` (python3 -m pytest tests/test_ops_render.py): the checkout itself becomes the package.
+if importlib.util.find_spec("comfyui_sam3d") is None:
+    runpy.run_path(str(Path(__file__).resolve().parent.parent / "benchmarks" / "_pack.py"))["mount"]()
 
 # A script's background jobs (nohup, some CI runners) start with SIGINT ignored, and so would every process that a test starts and interrupts:
 # it would wait in vain, or prove nothing.
