@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from comfyui_sam3d.worker.sam3d.flexicubes import COLOR, CORNERS, SDF, WEIGHTS, extract_surface
+from comfyui_sam3d.worker.sam3d.flexicubes import extract_surface
+from comfyui_sam3d.worker.sam3d.flexicubes_tables import CORNERS
 
+SDF, COLOR = slice(0, 8), slice(53, 101)  # of a cube's 101 features
 Distance = Callable[[np.ndarray], np.ndarray]  # (N, 3) -> (N,), negative inside
 
 
@@ -73,7 +75,6 @@ def raw_mesh(
     features = torch.zeros(len(cubes), 101)
     features[:, SDF] = torch.from_numpy(sdf.reshape(-1, 8)).float() + 1 / resolution
     features[:, COLOR] = torch.from_numpy(np.concatenate([np.log(colors / (1 - colors)), 0 * colors], axis=1).reshape(-1, 48)).float()
-    assert features[:, WEIGHTS].any().item() is False
     made = extract_surface(torch.from_numpy(cubes), features, resolution)
     parts = [Raw(made.vertices.numpy(), made.faces.numpy(), made.attributes[:, :3].numpy())]
     for _ in range(dust):
@@ -97,3 +98,37 @@ def joined(*parts: Raw) -> Raw:
         np.concatenate([part.faces + at for part, at in zip(parts, begin)]),
         np.concatenate([part.colors for part in parts]),
     )
+
+
+def box(low: tuple[float, float, float] = (0, 0, 0), high: tuple[float, float, float] = (1, 1, 1)) -> Raw:
+    """12 faces, outwards."""
+    corners = np.float32([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    quads = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
+    faces = np.int64([t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))])
+    vertices = np.float32(low) + corners * (np.float32(high) - np.float32(low))
+    return Raw(vertices, faces, np.full((8, 3), 0.5, np.float32))
+
+
+def sphere(rings: int = 16, radius: float = 0.4, centre: tuple[float, float, float] = (0, 0, 0)) -> Raw:
+    """A closed sphere of about 4 rings^2 faces, outwards, painted by `halves`."""
+    columns = 2 * rings
+    down, around = np.meshgrid(np.pi * np.arange(1, rings) / rings, 2 * np.pi * np.arange(columns) / columns, indexing="ij")
+    body = np.stack([np.sin(down) * np.cos(around), np.sin(down) * np.sin(around), np.cos(down)], axis=-1).reshape(-1, 3)
+    points = np.concatenate([body, [[0, 0, 1], [0, 0, -1]]])
+    top, bottom, j = len(body), len(body) + 1, np.arange(columns)
+    after, last = (j + 1) % columns, (rings - 2) * columns
+    faces = [np.stack([np.full(columns, top), j, after], 1), np.stack([last + j, np.full(columns, bottom), last + after], 1)]
+    for ring in range(rings - 2):
+        a, b, c, d = ring * columns + j, (ring + 1) * columns + j, (ring + 1) * columns + after, ring * columns + after
+        faces += [np.stack([a, b, c], 1), np.stack([a, c, d], 1)]
+    vertices = (points * radius + np.asarray(centre)).astype(np.float32)
+    return Raw(vertices, np.concatenate(faces).astype(np.int64), halves(points))
+
+
+def inside_out(mesh: Raw) -> Raw:
+    return Raw(mesh.vertices, mesh.faces[:, ::-1], mesh.colors)
+
+
+def without(mesh: Raw, gone: np.ndarray) -> Raw:
+    """Without the faces of `gone` bool (F,); vertices stay."""
+    return Raw(mesh.vertices, mesh.faces[~gone], mesh.colors)

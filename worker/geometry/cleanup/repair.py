@@ -111,31 +111,59 @@ def face_outwards(faces: Array, parts: Parts, inwards: Array) -> tuple[Array, in
 def split_crowded(vertices: Array, faces: Array) -> tuple[Array, Array, Array, int]:
     """Give every sheet of surface that meets others in an edge or a vertex vertices of its own.
 
-    Faces across an edge stay together where they wind alike; where more than two meet, those that have the solid between them do. Copies of a vertex move apart
-    by a hair, into their own sheet, so that welding equal positions doesn't undo it.
+    Faces across an edge stay together where they wind alike. Where more than two meet, those that have the solid between them do (bodies that touch come apart); if
+    that leaves the edge as crowded, those with air between them (the two sides of a wall worn through do); if that doesn't help either, one pair gets a vertex in the middle
+    of the edge. Copies of a vertex move apart by a hair, into their own sheet, so that welding equal positions doesn't undo it.
     -> vertices, faces, the old number of each vertex int64 (V',), how many vertices were added. A mesh that needs nothing comes back as it is.
     """
     if len(faces) == 0:
         return vertices, faces, np.arange(len(vertices)), 0
     found = edges(faces)
-    one, two = _partners(vertices, faces, found)
-    forth, back = _next(one), _next(two)  # across an edge, one's first corner is two's second
-    links = np.concatenate([np.stack([one, back], 1), np.stack([forth, two], 1)])
-    _, label = connect(links, 3 * len(faces))
-    corner = faces.ravel()
-    number = np.zeros(label.max() + 1, np.int64)
-    number[label] = corner  # the vertex of each fan
+    crowded = np.flatnonzero(found.degree > 2).tolist()
+    pairs = {edge: _wedges(vertices, faces, found, edge, air=False) for edge in crowded}
+    number, name = _fans(faces, found, pairs)
+    shared = [edge for edge in crowded if _meet_again(name, pairs[edge])]
+    if shared:
+        pairs |= {edge: _wedges(vertices, faces, found, edge, air=True) for edge in shared}
+        number, name = _fans(faces, found, pairs)
+    split = name.reshape(-1, 3)
     fans = np.bincount(number, minlength=len(vertices))
-    if fans.max() <= 1:
-        return vertices, faces, np.arange(len(vertices)), 0
-    first = np.full(len(vertices), -1)
-    first[number[::-1]] = np.arange(len(number))[::-1]  # the fan that keeps the number
-    extra = np.flatnonzero(first[number] != np.arange(len(number)))
-    name = number.copy()
-    name[extra] = len(vertices) + np.arange(len(extra))
-    old = np.concatenate([np.arange(len(vertices)), number[extra]])
-    split = name[label].reshape(-1, 3)
-    return _moved_apart(vertices[old], split, fans[old] > 1), split, old, len(extra)
+    moved = vertices
+    if len(number) > len(vertices):
+        moved = _moved_apart(vertices[number], split, fans[number] > 1)
+    shared = [edge for edge in crowded if _meet_again(name, pairs[edge])]
+    if not shared:
+        same = len(number) == len(vertices)
+        return moved, faces if same else split, number, len(number) - len(vertices)
+    moved, split, between = _halved(moved, split, [pair for edge in shared for pair in pairs[edge][1:]])
+    moved, split, again, _ = split_crowded(moved, split)
+    old = np.concatenate([number, number[between]])[again]
+    return moved, split, old, len(old) - len(vertices)
+
+
+def _fans(faces: Array, found: Edges, pairs: dict[int, list[tuple[int, int]]]) -> tuple[Array, Array]:
+    """-> the old vertex of every new one int64 (V',), the new vertex of every corner int64 (3 F,). The first fan of a vertex keeps its number.
+
+    pairs: half-edges that belong together across each crowded edge.
+    """
+    two_faced = found.begin[found.degree == 2]
+    one, two = found.order[two_faced], found.order[two_faced + 1]
+    good = found.forward[one] != found.forward[two]
+    more = np.array([p for some in pairs.values() for p in some], np.int64).reshape(-1, 2)
+    one, two = np.concatenate([one[good], more[:, 0]]), np.concatenate([two[good], more[:, 1]])
+    links = np.concatenate(
+        [np.stack([one, _next(two)], 1), np.stack([_next(one), two], 1)]
+    )  # across an edge, one's first corner is two's second
+    count, label = connect(links, 3 * len(faces))
+    vertex = np.zeros(count, np.int64)
+    vertex[label] = faces.ravel()
+    total = int(faces.max()) + 1 if len(faces) else 0
+    first = np.full(total, -1)
+    first[vertex[::-1]] = np.arange(count)[::-1]
+    extra = np.flatnonzero(first[vertex] != np.arange(count))
+    name = vertex.copy()
+    name[extra] = total + np.arange(len(extra))
+    return np.concatenate([np.arange(total), vertex[extra]]), name[label]
 
 
 def _next(half: Array) -> Array:
@@ -143,18 +171,14 @@ def _next(half: Array) -> Array:
     return half - half % 3 + (half + 1) % 3
 
 
-def _partners(vertices: Array, faces: Array, found: Edges) -> tuple[Array, Array]:
-    """Half-edges that belong together across an edge, int64 (P,) each, running oppositely. What has no partner is boundary."""
-    pair = found.begin[found.degree == 2]
-    one, two = found.order[pair], found.order[pair + 1]
-    good = found.forward[one] != found.forward[two]
-    more = [_wedges(vertices, faces, found, edge) for edge in np.flatnonzero(found.degree > 2)]
-    pairs = np.array([p for some in more for p in some], np.int64).reshape(-1, 2)
-    return np.concatenate([one[good], pairs[:, 0]]), np.concatenate([two[good], pairs[:, 1]])
+def _meet_again(name: Array, pairs: list[tuple[int, int]]) -> bool:
+    """Whether two of the pairs on one edge still lie between the same two vertices."""
+    ends = [frozenset((int(name[h]), int(name[_next(np.int64(h))]))) for h, _ in pairs]
+    return len(set(ends)) < len(ends)
 
 
-def _wedges(vertices: Array, faces: Array, found: Edges, edge: int) -> list[tuple[int, int]]:
-    """The half-edges on one crowded edge, in pairs with the solid between them.
+def _wedges(vertices: Array, faces: Array, found: Edges, edge: int, air: bool) -> list[tuple[int, int]]:
+    """The half-edges on one crowded edge, in pairs with the solid between them, or with air.
 
     Turning about the edge, from its smaller vertex to its larger, a face that runs backward has the solid behind it and one that runs forward has it before:
     like brackets, which may close past the full turn.
@@ -167,16 +191,49 @@ def _wedges(vertices: Array, faces: Array, found: Edges, edge: int) -> list[tupl
     across -= (across @ axis)[:, None] * axis
     right = across[int(np.argmax((across**2).sum(axis=1)))]
     angle = np.arctan2(across @ np.cross(axis, right), across @ right)
-    turning = half[np.lexsort((found.forward[half], angle))].tolist()
+    opens = found.forward[half] if air else ~found.forward[half]
+    turning = np.lexsort((~opens, angle)).tolist()
     waiting: list[int] = []
-    pairs = []
-    for h in turning + turning:  # twice around: what is open at the full turn closes in the second
-        if not found.forward[h]:
-            if not any(h in p for p in pairs) and h not in waiting:
-                waiting.append(h)
-        elif waiting and not any(h in p for p in pairs):
-            pairs.append((h, waiting.pop()))
+    pairs: list[tuple[int, int]] = []
+    paired: set[int] = set()
+    for i in turning + turning:  # twice around: what is open at the full turn closes in the second
+        if i in paired:
+            continue
+        if opens[i]:
+            if i not in waiting:
+                waiting.append(i)
+        elif waiting:
+            other = waiting.pop()
+            paired |= {i, other}
+            pairs.append((int(half[i]), int(half[other])))
     return pairs
+
+
+def _halved(vertices: Array, faces: Array, pairs: list[tuple[int, int]]) -> tuple[Array, Array, Array]:
+    """A vertex in the middle of each pair's edge, for its two faces alone; a face is halved once at most.
+
+    -> vertices, faces, the vertex that each new one stands beside int64.
+    """
+    points, faces, extra, beside = [vertices], faces.copy(), [], []
+    touched: set[int] = set()
+    for pair in pairs:
+        if touched & {h // 3 for h in pair}:
+            continue
+        middle = len(vertices) + len(beside)
+        a, b = (int(faces.ravel()[h]) for h in (pair[0], int(_next(np.int64(pair[0])))))
+        for h in pair:
+            face, i = divmod(h, 3)
+            touched.add(face)
+            corners = faces[face].copy()
+            second = corners.copy()
+            corners[(i + 1) % 3] = second[i] = middle
+            faces[face] = corners
+            extra.append(second)
+        apexes = [faces[h // 3, (h + 2) % 3] for h in pair]
+        centre = (vertices[a].astype(np.float64) + vertices[b]) / 2
+        points.append((centre + NUDGE * (vertices[apexes].mean(axis=0, dtype=np.float64) - centre)).astype(vertices.dtype)[None])
+        beside.append(a)
+    return np.concatenate(points), np.concatenate([faces, np.array(extra, np.int64)]), np.array(beside, np.int64)
 
 
 def _moved_apart(vertices: Array, faces: Array, split: Array) -> Array:
