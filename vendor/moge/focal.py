@@ -42,14 +42,15 @@ def recover(points: np.ndarray, mask: np.ndarray | None = None, focal: float | N
 def solve(points: np.ndarray, uv: np.ndarray, mask: np.ndarray | None = None, focal: float | None = None) -> tuple[float, float]:
     """`recover` on a sample: (..., 3) and (..., 2), bool (...). Points that aren't finite don't count.
 
-    Fewer than two points tell nothing: shift 0, and focal 1 unless one is given.
+    Fewer than two points, or points on the optical axis alone, tell nothing: shift 0, and focal 1 unless one is given.
     """
     usable = np.isfinite(points).all(-1) & (points[..., 2] != 0)
     if mask is not None:
         usable &= mask
     xy, z, uv = points[usable][:, :2], points[usable][:, 2], uv[usable]
-    if len(z) < 2:
-        return 1.0 if focal is None else float(focal), 0.0
+    nothing = (1.0 if focal is None else float(focal), 0.0)
+    if len(z) < 2 or not xy.any():
+        return nothing
 
     def focal_for(flat: np.ndarray) -> float:
         """Least squares has a closed form once the shift is fixed."""
@@ -64,7 +65,7 @@ def solve(points: np.ndarray, uv: np.ndarray, mask: np.ndarray | None = None, fo
         found = least_squares(misses, x0=0.0, method="lm", ftol=1e-3).x[0]
         shift = np.float32(found)
         best = focal_for(xy / (z + shift)[:, None])
-    return (float(best), float(shift)) if np.isfinite(best) and np.isfinite(shift) else (1.0 if focal is None else float(focal), 0.0)
+    return (float(best), float(shift)) if np.isfinite(best) and np.isfinite(shift) else nothing
 
 
 def focal_of_fov(fov_x: float, aspect: float) -> float:
