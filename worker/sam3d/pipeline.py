@@ -128,7 +128,7 @@ class Pipeline:
             with self.networks.use("splats" if per_voxel == 32 else "splats_4") as decoder:
                 return decoder(latent.features.to(self.device), packed([latent.coords], self.device))[0]
 
-        return self._insisting("splats", decoded)
+        return self.insisting("splats", decoded)
 
     @torch.inference_mode()
     def surface(self, latent: StructuredLatent) -> Surface:
@@ -138,7 +138,7 @@ class Pipeline:
             with self.networks.use("mesh") as decoder:
                 return decoder(latent.features.to(self.device), packed([latent.coords], self.device))[0]
 
-        return self._insisting("mesh", decoded)
+        return self.insisting("mesh", decoded)
 
     # -- batches and memory
 
@@ -170,7 +170,8 @@ class Pipeline:
         free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         return max(1, min(most, int((free - RESERVE) / each)))
 
-    def _insisting(self, stage: str, run: Callable[[], T]) -> T:
+    def insisting(self, stage: str, run: Callable[[], T]) -> T:
+        """run(), again under the next smaller plan whenever the device's memory runs out."""
         while True:
             try:
                 return run()
