@@ -28,16 +28,21 @@ FRAMES: dict[str, np.ndarray] = {
 CANONICAL_TO_OBJECT = FRAMES["z_up"].T  # the model's canonical object frame (z up) -> ours: (x, y, z) -> (x, z, -y)
 P3D_TO_SCENE = np.diag([-1.0, 1.0, -1.0])  # PyTorch3D camera axes (x left, y up, z forward) -> glTF's (x right, y up, z backward)
 
+_BLOCK = 1 << 13  # splats that stay in a processor's cache, and are too few for BLAS to wake further threads
+
 
 def move_splats(splats: Splats, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Splats:
     """`x -> scale * rotation @ x + translation`, done to positions, orientations, sizes and, above degree 0, to the colours' directions."""
-    turn = np.asarray(rotation, np.float64)
+    turn, offset = np.asarray(rotation, np.float64), np.asarray(translation)
+    quaternion = rotation_quaternions(turn)
+    positions, rotations = np.empty_like(splats.positions), np.empty_like(splats.rotations)
     with np.errstate(invalid="ignore", over="ignore"):  # rows that aren't finite are the writers' business
+        for start in range(0, len(positions), _BLOCK):  # worked out in float64
+            block = slice(start, start + _BLOCK)
+            positions[block] = scale * (splats.positions[block] @ turn.T) + offset
+            rotations[block] = quaternion_product(quaternion, splats.rotations[block])
         return splats.replace(
-            positions=(scale * (splats.positions @ turn.T) + np.asarray(translation)).astype(np.float32),
-            rotations=quaternion_product(rotation_quaternions(turn), splats.rotations).astype(np.float32),
-            scales=splats.scales * np.float32(scale),
-            sh=rotate_sh(splats.sh, turn),
+            positions=positions, rotations=rotations, scales=splats.scales * np.float32(scale), sh=rotate_sh(splats.sh, turn)
         )
 
 
