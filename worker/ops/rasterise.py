@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from .cameras import Cameras
 SUBPIXELS = 4096
 REACH = 1 << 17  # pixels: a face with a corner further out than this is dropped, so that products of edges fit in 62 bits
 EMPTY = torch.iinfo(torch.int64).max  # the key of a pixel that nothing covers
+_FACES = 1 << 18  # (view, face) pairs at once in the twin
 _PAIRS = 1 << 21  # (face, pixel) pairs at once in the twin
 _PIXELS = 1 << 25  # pixels at once: 256 MiB of keys
 
@@ -73,7 +74,7 @@ def rasterise(
     face = torch.empty(count, height, width, dtype=torch.int32, device=device)
     depth = torch.empty(count, height, width, device=device)
     weights = torch.empty(count, height, width, 3, device=device) if bary else None
-    for views in _chunks(count, height * width):
+    for views in _chunks(count, height * width, _PIXELS):
         keys = _nearest(name, screen[views], faces, height, width, perspective, cull, _limit(near, perspective))
         out = face[views], depth[views], None if weights is None else weights[views]
         if name == "triton":
@@ -94,7 +95,7 @@ def visible_faces(
     limit = _limit(near, not cameras.orthographic)
     name = choose(screen.device, "triton")
     total = torch.zeros(len(faces), dtype=torch.int64, device=screen.device)
-    for views in _chunks(len(cameras), cameras.height * cameras.width):
+    for views in _chunks(len(cameras), cameras.height * cameras.width, _PIXELS):
         screen = cameras[views].project(vertices)
         if far is not None:
             screen = torch.where(screen[..., 2:] < far, screen, torch.nan)
@@ -133,8 +134,9 @@ def _limit(near: float | None, perspective: bool) -> float:
     return near if near is not None else 0.0 if perspective else float("-inf")
 
 
-def _chunks(count: int, pixels: int) -> list[slice]:
-    step = max(1, _PIXELS // pixels)
+def _chunks(count: int, each: int, limit: int) -> list[slice]:
+    """0..count in slices of `limit` in sum, at `each` an item."""
+    step = max(1, limit // each)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -145,17 +147,18 @@ def _nearest(name: str, screen: Tensor, faces: Tensor, height: int, width: int, 
 
         return rasterise_triton.nearest(screen, faces, height, width, perspective, cull, near)
     keys = torch.full((len(screen), height * width), EMPTY, dtype=torch.int64, device=screen.device)
-    for view, corners in zip(keys, screen):
-        _draw(view, _Triangles.of(corners, faces, height, width, perspective, cull, near), width, perspective)
+    for views in _chunks(len(screen), max(len(faces), 1), _FACES):
+        triangles = _Triangles.of(screen[views], faces, height, width, perspective, cull, near)
+        _draw(keys[views].view(-1), triangles, height, width, perspective)
     return keys
 
 
-@dataclass
-class _Triangles:
-    """The faces of one view that may cover pixels, in snapped units. number: (M,) face; x, y: (M, 3) int64; area: (M,) int64, twice the signed
-    area; value: (M, 3) float32, what is affine over the picture (the depth, or its inverse); top, bottom: (M,) rows."""
+class _Triangles(NamedTuple):
+    """The faces of some views that may cover pixels, in snapped units. face, view: (M,). x, y: (3, M) int64. area: (M,) int64, twice the signed
+    area. value: (3, M) float32, what is affine over the picture (the depth, or its inverse). top, bottom: (M,) rows."""
 
-    number: Tensor
+    face: Tensor
+    view: Tensor
     x: Tensor
     y: Tensor
     area: Tensor
@@ -164,28 +167,39 @@ class _Triangles:
     bottom: Tensor
 
     @staticmethod
-    def of(corners: Tensor, faces: Tensor, height: int, width: int, perspective: bool, cull: Cull, near: float) -> _Triangles:
-        usable = torch.isfinite(corners).all(dim=1) & (corners[:, 2] > near) & (corners[:, :2].abs() < REACH).all(dim=1)
-        snapped = snap(torch.where(usable[:, None], corners[:, :2], 0.0))
-        faces = faces.long()
-        x, y = snapped[:, 0][faces], snapped[:, 1][faces]
-        area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (y[:, 1] - y[:, 0]) * (x[:, 2] - x[:, 0])
-        half = SUBPIXELS // 2
-        top, bottom = _ceil(y.amin(1) - half, SUBPIXELS).clamp(min=0), ((y.amax(1) - half) // SUBPIXELS).clamp(max=height - 1)
-        left, right = _ceil(x.amin(1) - half, SUBPIXELS).clamp(min=0), ((x.amax(1) - half) // SUBPIXELS).clamp(max=width - 1)
-        facing = area != 0 if cull is None else area < 0 if cull == "back" else area > 0  # y points down: a front is clockwise in numbers
-        keep = (facing & usable[faces].all(dim=1) & (top <= bottom) & (left <= right)).nonzero()[:, 0]
-        value = corners[:, 2][faces[keep]]
-        return _Triangles(keep, x[keep], y[keep], area[keep], 1 / value if perspective else value, top[keep], bottom[keep])
+    def of(screen: Tensor, faces: Tensor, height: int, width: int, perspective: bool, cull: Cull, near: float) -> _Triangles:
+        views, corners = screen.shape[:2]
+        px, py, depth = screen.reshape(-1, 3).unbind(dim=1)
+        usable = torch.isfinite(depth) & (depth > near) & (px.abs() < REACH) & (py.abs() < REACH)  # NaN isn't less
+        first = torch.arange(views, device=faces.device)[:, None] * corners
+        index = (faces.long().T[:, None] + first).reshape(3, -1)
+        x, y = (snap(torch.where(usable, c, 0.0))[index] for c in (px, py))
+        area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
+        top, bottom = _pixels_between(y, height)
+        left, right = _pixels_between(x, width)
+        facing = area != 0 if cull is None else area < 0 if cull == "back" else area > 0  # y points down: a front runs against the clock
+        sound = usable[index[0]] & usable[index[1]] & usable[index[2]]
+        keep = (facing & sound & (top <= bottom) & (left <= right)).nonzero()[:, 0]
+        value = depth[index[:, keep]]
+        view, face = keep // len(faces), keep % len(faces)
+        return _Triangles(face, view, x[:, keep], y[:, keep], area[keep], 1 / value if perspective else value, top[keep], bottom[keep])
+
+
+def _pixels_between(c: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Snapped corners (3, M) along one axis -> the first and the last pixel whose centre may be inside."""
+    low, high = torch.minimum(torch.minimum(c[0], c[1]), c[2]), torch.maximum(torch.maximum(c[0], c[1]), c[2])
+    half = SUBPIXELS // 2
+    return _floor(low + half - 1).clamp(min=0), _floor(high - half).clamp(max=size - 1)
+
+
+def _floor(c: Tensor) -> Tensor:
+    """Snapped -> whole pixels, rounded down."""
+    return c >> 12
 
 
 def snap(points: Tensor) -> Tensor:
     """Pixel positions -> int64, in 1/4096 pixel."""
     return torch.floor(points * SUBPIXELS + 0.5).long()
-
-
-def _ceil(a: Tensor, b: Tensor | int) -> Tensor:
-    return -(-a // b)
 
 
 def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -195,38 +209,37 @@ def _expand(counts: Tensor) -> tuple[Tensor, Tensor]:
     return which, torch.arange(len(which), device=counts.device) - starts[which]
 
 
-def _draw(keys: Tensor, faces: _Triangles, width: int, perspective: bool) -> None:
-    """Lower the keys (H W,) of the pixels that the faces cover: faces become rows, rows become spans of pixels."""
+def _draw(keys: Tensor, faces: _Triangles, height: int, width: int, perspective: bool) -> None:
+    """Lower the keys (V H W,) of the pixels that the faces cover: faces become rows, rows become spans of pixels."""
     which, step = _expand(faces.bottom - faces.top + 1)
     row = faces.top[which] + step
-    sign = torch.sign(faces.area)[which]
-    y = row * SUBPIXELS + SUBPIXELS // 2
+    half = SUBPIXELS // 2
+    y = row * SUBPIXELS + half
+    sign = torch.sign(faces.area)
     left, right = torch.zeros_like(row), torch.full_like(row, width - 1)
-    for i in range(3):
-        x0, y0, x1, y1 = (values[:, j][which] for j in (i, (i + 1) % 3) for values in (faces.x, faces.y))
-        dx, dy = (x1 - x0) * sign, (y1 - y0) * sign
-        owns = (dy > 0) | ((dy == 0) & (dx > 0))
+    for i, j in ((0, 1), (1, 2), (2, 0)):
+        dx, dy = (faces.x[j] - faces.x[i]) * sign, (faces.y[j] - faces.y[i]) * sign
+        loses = ((dy < 0) | ((dy == 0) & (dx < 0))).long()  # the other face at this edge owns what lies exactly on it
         # Inside where start - slope * column >= 0, for whole columns.
-        start = dx * (y - y0) - dy * (SUBPIXELS // 2 - x0) - (~owns).long()
-        slope = dy * SUBPIXELS
+        start = (-dx * faces.y[i] - dy * (half - faces.x[i]) - loses)[which] + dx[which] * y
+        slope = (dy * SUBPIXELS)[which]
         end = start // torch.where(slope == 0, 1, slope.abs())
         right = torch.where(slope > 0, torch.minimum(right, end), torch.where((slope == 0) & (start < 0), -1, right))
         left = torch.where(slope < 0, torch.maximum(left, -end), left)
-    which, y, row, left, right = (t[right >= left] for t in (which, y, row, left, right))
+    filled = (right >= left).nonzero()[:, 0]
+    which, y, row, left, right = (t[filled] for t in (which, y, row, left, right))
 
     # The value as a line along the row.
-    area, x0, y0 = faces.area[which].double(), faces.x[which], faces.y[which]
-    value = faces.value[which].double()
-    px = left * SUBPIXELS + SUBPIXELS // 2
-    first, slope = torch.zeros_like(area), torch.zeros_like(area)
-    for i in range(3):
-        j, k = (i + 1) % 3, (i + 2) % 3  # the edge opposite corner i
-        dx, dy = x0[:, k] - x0[:, j], y0[:, k] - y0[:, j]
-        first += (dx * (y - y0[:, j]) - dy * (px - x0[:, j])) / area * value[:, i]
-        slope -= dy * SUBPIXELS / area * value[:, i]
+    px = left * SUBPIXELS + half
+    first, slope = torch.zeros_like(px, dtype=torch.float64), torch.zeros_like(px, dtype=torch.float64)
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):  # the edge from j to k lies opposite corner i
+        dx, dy = faces.x[k] - faces.x[j], faces.y[k] - faces.y[j]
+        share = faces.value[i].double() / faces.area
+        first += (dx[which] * (y - faces.y[j][which]) - dy[which] * (px - faces.x[j][which])) * share[which]
+        slope -= (dy * SUBPIXELS * share)[which]
     first, slope = first.float(), slope.float()
-    low, high = value.amin(1).float(), value.amax(1).float()  # rounding must not carry a steep face beyond its corners
-    number, at, length = faces.number[which], row * width + left, right - left + 1
+    low, high = faces.value.amin(dim=0)[which], faces.value.amax(dim=0)[which]  # rounding must not carry a steep face beyond its corners
+    number, at, length = faces.face[which], (faces.view[which] * height + row) * width + left, right - left + 1
     ends = torch.cumsum(length, 0)
     for rows in _portions(ends, _PAIRS):
         part, step = _expand(length[rows])
