@@ -88,15 +88,15 @@ def _dual_kernel(
     sum3 = tl.zeros([BLOCK, WIDE], tl.float32)
     last = tl.zeros([BLOCK], tl.int32) - 1
     for edge in tl.static_range(EDGES):
-        a: tl.constexpr = (STARTS >> (3 * edge)) & 7
-        b: tl.constexpr = (ENDS >> (3 * edge)) & 7
+        a = (STARTS >> (3 * edge)) & 7
+        b = (ENDS >> (3 * edge)) & 7
         group = tl.load(group_ptr + row * EDGES + edge, mask=inside, other=-1)
         cut = group >= 0
         last = tl.maximum(last, group)
         row_a = tl.load(corners_ptr + row * 8 + a, mask=cut, other=-1)
         row_b = tl.load(corners_ptr + row * 8 + b, mask=cut, other=-1)
-        step_a: tl.constexpr = ((a & 1) * side + ((a >> 1) & 1)) * side + ((a >> 2) & 1)
-        step_b: tl.constexpr = ((b & 1) * side + ((b >> 1) & 1)) * side + ((b >> 2) & 1)
+        step_a = ((a & 1) * side + ((a >> 1) & 1)) * side + ((a >> 2) & 1)
+        step_b = ((b & 1) * side + ((b >> 1) & 1)) * side + ((b >> 2) & 1)
         sa, pa = _corner(cube, row_a, row_a >= 0, cut, sdf_ptr, values_ptr, k, step_a, K, RESOLUTION)
         sb, pb = _corner(cube, row_b, row_b >= 0, cut, sdf_ptr, values_ptr, k, step_b, K, RESOLUTION)
         beta = tl.load(weights_ptr + row * width + edge, mask=cut, other=0.0)
