@@ -54,10 +54,14 @@ def force(name: str) -> Iterator[None]:
 def _able(name: str, device: torch.device) -> bool:
     if name == "triton":
         return device.type == "cuda" and has("triton")
-    if name in ("gsplat", "nvdiffrast"):
+    if name in ("gsplat", "nvdiffrast", "spconv", "xformers"):
         return device.type == "cuda" and has(name)
+    if name == "varlen":  # PyTorch's own
+        return device.type == "cuda"
     return name == "pytorch3d" and has(name)
 
 
 def _missing(name: str) -> str:
+    if name == "varlen":
+        return "It needs a CUDA device."
     return f"Install the package {name}." if name == "pytorch3d" else f"It needs a CUDA device and the package {name}."

@@ -24,27 +24,18 @@ def linear_keys(coords: Tensor, side: int) -> Tensor:
 def neighbour_table(coords: Tensor) -> Tensor:
     """int32 (N, 4), different rows (batch, x, y, z), none negative -> int32 (N, 27): the row at each offset, ABSENT where there is none.
 
-    Batches don't touch. One sort and 13 binary searches of N keys; the other 13 columns are their mirror.
+    Batches don't touch. One sort and 27 N binary searches.
     """
-    count, device = len(coords), coords.device
-    table = torch.full((count, 27), ABSENT, dtype=torch.int32, device=device)
-    rows = torch.arange(count, dtype=torch.int32, device=device)
-    table[:, 13] = rows
+    count = len(coords)
     if count == 0:
-        return table
+        return torch.empty(0, 27, dtype=torch.int32, device=coords.device)
     side = int(coords[:, 1:].max()) + 3  # a free cell on either side: no offset wraps into the next row
     keys = linear_keys(coords + coords.new_tensor([0, 1, 1, 1]), side)
     ordered, order = keys.sort()
-    order = order.int()
-    for k in range(14, 27):
-        dx, dy, dz = OFFSETS[k]
-        wanted = keys + ((dx * side + dy) * side + dz)
-        at = torch.searchsorted(ordered, wanted).clamp_(max=count - 1)
-        found = ordered[at] == wanted
-        here, there = rows[found], order[at[found]]
-        table[here, k] = there
-        table[there, 26 - k] = here
-    return table
+    steps = torch.tensor([(dx * side + dy) * side + dz for dx, dy, dz in OFFSETS], device=coords.device)
+    wanted = keys[:, None] + steps
+    at = torch.searchsorted(ordered, wanted).clamp_(max=count - 1)
+    return torch.where(ordered[at] == wanted, order[at], ABSENT).int()
 
 
 def child_table(table: Tensor) -> Tensor:

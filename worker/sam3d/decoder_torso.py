@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from ..ops.fused import linear_gelu, residual_norm
 from .latent_flow import LATENT_CHANNELS
 from .sparse import Voxels, WindowedBlock
 
@@ -11,7 +13,7 @@ from .sparse import Voxels, WindowedBlock
 class DecoderTorso(nn.Module):
     """Latents (N, 8) -> features (N, width) on the same voxels. Keys input_layer, blocks; odd blocks' windows are shifted by half a window.
 
-    The input layer and the position embedding are float32, the blocks run in their weights' dtype.
+    The input layer, the position embedding and the residual stream are float32, the blocks' products run in their weights' dtype.
     """
 
     def __init__(
@@ -22,10 +24,26 @@ class DecoderTorso(nn.Module):
         self.input_layer = nn.Linear(latent, width)
         self.blocks = nn.ModuleList(WindowedBlock(width, heads, mlp_ratio, window, shift=i % 2 * (window // 2)) for i in range(blocks))
 
-    def torso(self, latents: Tensor, voxels: Voxels) -> Tensor:
-        """Denormalised latents (N, 8) -> (N, width), in the blocks' dtype."""
-        h = self.input_layer(latents.to(self.input_layer.weight.dtype)) + voxels.positions(self.width)
-        h = h.to(self.blocks[0].attn.to_qkv.weight.dtype)  # type: ignore[union-attr, arg-type]
+    def stream(self, latents: Tensor, voxels: Voxels) -> Tensor:
+        """Denormalised latents (N, 8) -> the residual stream after the last block, float32 (N, width).
+
+        The same as one `WindowedBlock` after the other, with each norm fused with the addition before it.
+        """
+        entry, update = self.input_layer, None
+        x = (entry(latents.to(entry.weight.dtype)) + voxels.positions(self.width)).float()
         for block in self.blocks:
-            h = block(h, voxels)
-        return h
+            h = residual_norm(x, update, None, None, None, eps=block.norm.eps, dtype=self.dtype)  # type: ignore[arg-type, union-attr]
+            update = block.attn(h, voxels)  # type: ignore[operator]
+            h = residual_norm(x, update, None, None, None, eps=block.norm.eps, dtype=self.dtype)  # type: ignore[arg-type, union-attr]
+            up, _, down = block.mlp.mlp  # type: ignore[union-attr]
+            update = down(linear_gelu(h, up.weight, up.bias))
+        return x if update is None else x.add_(update)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the blocks run in."""
+        return self.blocks[0].attn.to_qkv.weight.dtype  # type: ignore[union-attr, return-value]
+
+    def torso(self, latents: Tensor, voxels: Voxels) -> Tensor:
+        """`stream` in the blocks' dtype."""
+        return self.stream(latents, voxels).to(self.dtype)

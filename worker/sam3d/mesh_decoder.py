@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
+from ..ops.attention import fused_attention
 from .decoder_torso import DecoderTorso
 from .flexicubes import CUBE_CHANNELS, Surface, extract_surface
 from .latent_flow import LATENT_CHANNELS
-from .sparse import PointwiseConv, SparseGroupNorm, SubmanifoldConv3, Voxels, subdivide
+from .sparse import PointwiseConv, SparseGroupNorm, SubmanifoldConv3, Voxels
+
+_ROWS = 1 << 17
 
 
 class SubdivideBlock(nn.Module):
@@ -27,14 +30,16 @@ class SubdivideBlock(nn.Module):
 
     def activate(self, x: Tensor, voxels: Voxels) -> Tensor:
         """What is subdivided and convolved: (N, channels) -> the same."""
-        return F.silu(self.act_layers[0](x, voxels))
+        return self.act_layers[0](x, voxels, silu=True)
 
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
-        """x on `voxels` -> (8 N, out) on `voxels.fine`, in x's dtype."""
+        """x on `voxels` -> (8 N, out) on `voxels.fine`, in x's dtype. No row of x is ever repeated."""
         conv1, norm, _, conv2 = self.out_layers
-        h = conv1(subdivide(self.activate(x, voxels)), voxels.fine)
-        h = conv2(F.silu(norm(h, voxels.fine)), voxels.fine)
-        return h + subdivide(self.skip_connection(x))  # a row-wise product: done once for each parent
+        h = conv1.subdivided(self.activate(x, voxels), voxels)
+        h = norm(h, voxels.fine, silu=True)
+        h = conv2(h, voxels.fine)
+        h.unflatten(0, (-1, 8)).add_(self.skip_connection(x)[:, None])  # a row-wise product: done once for each parent
+        return h
 
 
 class MeshDecoder(DecoderTorso):
@@ -60,10 +65,20 @@ class MeshDecoder(DecoderTorso):
 
     def features(self, latents: Tensor, voxels: Voxels) -> Tensor:
         """The network alone: -> (64 N, 101) on `voxels.fine.fine`, in the output layer's dtype."""
-        h = self.torso(latents, voxels)
-        for block in self.upsample:
-            h, voxels = block(h, voxels), voxels.fine
-        return self.out_layer(h.to(self.out_layer.weight.dtype))
+        with fused_attention(latents.device):
+            h = self.torso(latents, voxels)
+            for block in self.upsample:
+                h, voxels = block(h, voxels), voxels.fine
+            return self._leave(h)
+
+    def _leave(self, h: Tensor) -> Tensor:
+        """The output layer, some rows at a time: all of them in its dtype would take twice what they do."""
+        weight, bias = self.out_layer.weight, self.out_layer.bias
+        out = torch.empty(len(h), len(weight), dtype=weight.dtype, device=h.device)
+        for start in range(0, len(h), _ROWS):
+            rows = slice(start, start + _ROWS)
+            torch.addmm(bias, h[rows].to(weight.dtype), weight.t(), out=out[rows])
+        return out
 
     def forward(self, latents: Tensor, voxels: Voxels) -> list[Surface]:
         features, cubes = self.features(latents, voxels).float(), voxels.fine.fine

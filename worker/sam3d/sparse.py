@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.attention import attend
+from ..ops.group_norm import group_norm
 from ..ops.neighbours import CHILDREN, child_table, linear_keys, neighbour_table
-from ..ops.sparse_conv import submanifold_conv3
+from ..ops.sparse_conv import subdivided_conv3, submanifold_conv3
 from ..ops.window_attention import Groups, group_rows, grouped_attention, window_ids
 from .flow import CrossAttention, FeedForward
 from .layers import LayerNorm32
@@ -28,16 +29,25 @@ class Voxels:
     """
 
     def __init__(self, coords: Tensor, batch: int | None = None) -> None:
-        self.coords = coords
-        self.objects = coords[:, 0].long()
-        self.counts: list[int] = torch.bincount(self.objects, minlength=batch or 1).tolist()
-        if (self.objects.diff() < 0).any() or (batch is not None and len(self.counts) > batch):
+        objects = coords[:, 0].long()
+        counts: list[int] = torch.bincount(objects, minlength=batch or 1).tolist()
+        if (objects.diff() < 0).any() or (batch is not None and len(counts) > batch):
             raise ValueError("voxels of a batch must stand object by object")
+        self._set(coords, counts, None)
+
+    def _set(self, coords: Tensor, counts: list[int], split: tuple[Tensor, int] | None) -> Voxels:
+        self.coords, self.counts, self._split = coords, counts, split
         self._groups: dict[tuple[int, int], Groups] = {}
         self._positions: dict[int, Tensor] = {}
+        return self
 
     def __len__(self) -> int:
         return len(self.coords)
+
+    @cached_property
+    def objects(self) -> Tensor:
+        """int64 (N,): each row's object."""
+        return self.coords[:, 0].long()
 
     @property
     def batch(self) -> int:
@@ -52,7 +62,17 @@ class Voxels:
     @cached_property
     def neighbours(self) -> Tensor:
         """int32 (N, 27), see `neighbour_table`."""
-        return neighbour_table(self.coords)
+        if self._split is None:
+            return neighbour_table(self.coords)
+        table, levels = self._split
+        for _ in range(levels):
+            table = child_table(table)
+        return table
+
+    @property
+    def table(self) -> tuple[Tensor, int]:
+        """What a convolution needs: a neighbour table, and how often its set was split to get to this one."""
+        return self._split or (self.neighbours, 0)
 
     @cached_property
     def _halved(self) -> tuple[Voxels, Tensor]:
@@ -77,9 +97,9 @@ class Voxels:
         """The grid of twice the resolution: every voxel as 8 rows one after another, z fastest. Its neighbours come by arithmetic."""
         child = torch.tensor([(0, *c) for c in CHILDREN], dtype=torch.int32, device=self.coords.device)
         double = self.coords * self.coords.new_tensor([1, 2, 2, 2])
-        finer = Voxels((double[:, None] + child).flatten(0, 1), self.batch)
-        finer.neighbours = child_table(self.neighbours)  # type: ignore[misc]  # a cached property takes its value
-        return finer
+        table, levels = self.table
+        coords = (double[:, None] + child).flatten(0, 1)
+        return Voxels.__new__(Voxels)._set(coords, [len(child) * count for count in self.counts], (table, levels + 1))
 
     def windows(self, size: int, shift: int) -> Groups:
         """The partition into cubes of `size`^3, moved by `shift`."""
@@ -141,7 +161,13 @@ class SubmanifoldConv3(nn.Module):
         self.conv = Kernel(channels, out, 3)
 
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
-        return submanifold_conv3(x, voxels.neighbours, self.conv.weight, self.conv.bias)
+        table, levels = voxels.table
+        return submanifold_conv3(x, table, self.conv.weight, self.conv.bias, levels=levels)
+
+    def subdivided(self, x: Tensor, voxels: Voxels) -> Tensor:
+        """Of every row of x 8 times over: (N, Cin) on `voxels` -> (8 N, Cout) on `voxels.fine`."""
+        table, levels = voxels.table
+        return subdivided_conv3(x, table, self.conv.weight, self.conv.bias, levels=levels)
 
 
 class PointwiseConv(nn.Module):
@@ -167,16 +193,8 @@ class SparseGroupNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
-        out = torch.empty_like(x)
-        for rows in voxels.slices:
-            if rows.start == rows.stop:
-                continue
-            grouped = x[rows].float().unflatten(1, (self.groups, -1))
-            variance, mean = torch.var_mean(grouped, dim=(0, 2), correction=0, keepdim=True)
-            normed = ((grouped - mean) * torch.rsqrt(variance + 1e-5)).flatten(1)
-            out[rows] = (normed * self.weight.float() + self.bias.float()).to(x.dtype)
-        return out
+    def forward(self, x: Tensor, voxels: Voxels, *, silu: bool = False) -> Tensor:
+        return group_norm(x, voxels.slices, self.weight, self.bias, self.groups, silu=silu)
 
 
 class WindowAttention(nn.Module):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops.attention import fused_attention
 from .decoder_torso import DecoderTorso
 from .gaussians import Gaussians
 from .latent_flow import LATENT_CHANNELS
@@ -58,9 +59,10 @@ class SplatDecoder(DecoderTorso):
         self.out_layer = nn.Linear(width, 14 * count)
 
     def forward(self, latents: Tensor, voxels: Voxels) -> list[Gaussians]:
-        h = self.torso(latents, voxels).float()
-        h = F.layer_norm(h, h.shape[-1:], eps=1e-5)
-        return self.splats(self.out_layer(h.to(self.out_layer.weight.dtype)).float(), voxels)
+        with fused_attention(latents.device):
+            h = self.stream(latents, voxels)
+            h = F.layer_norm(h, h.shape[-1:], eps=1e-5)
+            return self.splats(self.out_layer(h.to(self.out_layer.weight.dtype)).float(), voxels)
 
     def splats(self, raw: Tensor, voxels: Voxels) -> list[Gaussians]:
         """The output layer's rows (N, 14 * count) -> each object's splats."""
