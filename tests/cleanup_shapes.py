@@ -54,7 +54,7 @@ def raw_mesh(
 ) -> Raw:  # fmt: skip
     """FlexiCubes' surface at R = resolution of what is known of `distance` within `band` cubes of its zero.
 
-    gaps: cubes where this is negative aren't active (a network that missed a spot). dust: that many floaters, single coarse cubes anywhere.
+    gaps: cubes where this is negative aren't active (a network that missed a spot). dust: that many floaters, specks anywhere.
     noise: standard deviation of the distance's error, in cubes.
     """
     rng = np.random.default_rng(seed)
@@ -78,7 +78,7 @@ def raw_mesh(
     made = extract_surface(torch.from_numpy(cubes), features, resolution)
     parts = [Raw(made.vertices.numpy(), made.faces.numpy(), made.attributes[:, :3].numpy())]
     for _ in range(dust):
-        speck = octahedron(float(rng.uniform(0.5, 2.0)) / resolution)
+        speck = octahedron(float(rng.uniform(0.3, 1.2)) / resolution)
         at = rng.uniform(-0.48, 0.48, 3).astype(np.float32)
         parts.append(Raw(speck.vertices + at, speck.faces, speck.colors))
     return joined(*parts)

@@ -136,8 +136,8 @@ def test_bodies_are_turned_outwards_and_hollows_inwards() -> None:
     wrong = joined(inside_out(sphere(8)), sphere(8, radius=0.2), sphere(6, centre=(2, 0, 0)))
     parts = components.parts_of(wrong.vertices, wrong.faces)
     depth = components.depths(wrong.vertices, wrong.faces, parts)
-    faces, count = repair.face_outwards(wrong.faces, parts, depth % 2 == 1)
-    assert count == 2
+    faces, turned = repair.face_outwards(wrong.faces, parts, depth % 2 == 1)
+    assert turned.sum() == 2
     volumes = components.parts_of(wrong.vertices, faces).volume
     assert (np.sign(volumes) == np.where(depth == 1, -1, 1)).all() and (depth == 1).sum() == 1
 

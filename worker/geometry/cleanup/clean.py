@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from ....contract.errors import EngineError, InputError
+from ....contract.errors import EngineError, InputError, OptionError
 from ....contract.record import Record, array, limits
 from ....contract.scene import Mesh
 from ...job import Job, QuietJob
@@ -50,7 +50,7 @@ class CleanOptions(Record):
     """
 
     budget: int | None = limits(20_000, 4, 10_000_000)
-    smallest_body: float = limits(0.002, 0.0, 1.0)
+    smallest_body: float = limits(0.005, 0.0, 1.0)
     remove_inner: bool = True
     views: int | None = limits(None, 1, 10_000)
     view_size: int | None = limits(None, 16, 4096)
@@ -60,6 +60,10 @@ class CleanOptions(Record):
     lods: tuple[int, ...] = ()
     hull_vertices: int | None = limits(None, 4, 10_000)
     samples: int = limits(10_000, 0, 10_000_000)
+
+    def check(self) -> None:
+        if any(budget < 4 for budget in self.lods):
+            raise OptionError("A level of detail can't have fewer than 4 faces.", "Give larger budgets, or none to leave the levels out.")
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def _bodies(raw: _Surface, colors: Array | None, options: CleanOptions, run: _Ru
     inner = (depth > 0) & ~away & options.remove_inner
     run.report |= {"bodies_before": len(parts), "floaters": int(away.sum()), "inner_bodies": int(inner.sum())}
     outwards, turned = repair.face_outwards(faces, parts, depth % 2 == 1)
-    run.report["turned_bodies"] = turned
+    run.report["turned_bodies"] = int((turned & ~away & ~inner).sum())
     stays = ~(away | inner)[parts.label]
     if stays.all():
         return (vertices, outwards), colors
@@ -245,11 +249,19 @@ def _without_inner(surface: _Surface, options: CleanOptions, run: _Run, device: 
 
 
 def _filled(surface: _Surface, options: CleanOptions, run: _Run) -> _Surface:
+    """Holes closed; what the cut left of bodies as crumbs taken away."""
     made = holes.fill_holes(*surface, options.max_hole_edges)
-    run.report |= {"holes_closed": list(made.closed), "holes_left": list(made.left)}
-    if made.left:
-        run.notes.append(f"{len(made.left)} holes have more than {options.max_hole_edges} edges and stay open")
-    return made.vertices, made.faces
+    vertices, faces = made.vertices, made.faces
+    parts = components.parts_of(vertices, faces)
+    crumbs = components.floaters(parts, options.smallest_body)
+    if crumbs.any():
+        run.report["floaters"] += int(crumbs.sum())
+        vertices, faces, _ = topology.compact(vertices, faces[~crumbs[parts.label]])
+    open_ = [len(loop) for loop in topology.boundary_loops(faces)] if made.left else []
+    run.report |= {"holes_closed": list(made.closed), "holes_left": open_}
+    if open_:
+        run.notes.append(f"{len(open_)} holes have more than {options.max_hole_edges} edges and stay open")
+    return vertices, faces
 
 
 def _error(final: _Surface, raw: _Surface, lost: Any, samples: int) -> dict[str, float] | None:

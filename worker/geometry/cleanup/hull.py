@@ -14,8 +14,7 @@ FEWEST = 4
 def collision_hull(vertices: Array, most: int = 64) -> tuple[Array, Array]:
     """A closed convex mesh that faces outwards, out of at most `most` of the points float (V, 3) -> vertices float32 (H, 3), faces int64 (2 H - 4, 3).
 
-    It starts from extreme points and takes in, again and again, the point that lies furthest outside: what is left out is as little as can be had step by step. It lies
-    inside the exact hull. Points in a plane become a slab, a thousandth of their extent thick. OptionError for a limit below 4, or without points.
+    It starts from four points far apart and takes in, again and again, those that lie furthest outside. It lies inside the exact hull. Points in a plane become a slab, a thousandth of their extent thick. OptionError for a limit below 4, or without points.
     """
     if most < FEWEST:
         raise OptionError(f"A convex hull can't have {most} vertices.", "Give at least 4, or none to leave the hull out.")
@@ -23,14 +22,16 @@ def collision_hull(vertices: Array, most: int = 64) -> tuple[Array, Array]:
         raise OptionError("There is no mesh to make a convex hull of.", "Leave the hull out.")
     points = _solid(vertices.astype(np.float64))
     points = points[ConvexHull(points).vertices]
-    chosen = _first_four(points)
+    size, chosen = float(np.ptp(points, axis=0).max()), _first_four(points)
     while len(chosen) < min(most, len(points)):
         planes = ConvexHull(points[chosen]).equations
-        outside = (points @ planes[:, :3].T + planes[:, 3]).max(axis=1)
-        far = int(np.argmax(outside))
-        if outside[far] <= 1e-9:
+        outside = points @ planes[:, :3].T + planes[:, 3]
+        far = outside.argmax(axis=0)  # of each plane
+        order = np.argsort(-outside.max(axis=0), kind="stable")
+        fresh = list(dict.fromkeys(int(far[plane]) for plane in order if outside[far[plane], plane] > 1e-9 * size))
+        if not fresh:
             break
-        chosen.append(far)
+        chosen += fresh[: min(max(1, len(chosen) // 8), most - len(chosen))]
     found = ConvexHull(points[chosen])
     corner, number = np.unique(found.simplices, return_inverse=True)
     hull, faces = points[chosen][corner], number.reshape(-1, 3).astype(np.int64)
@@ -45,7 +46,7 @@ def _solid(points: Array) -> Array:
         ConvexHull(points)
         return points
     except (QhullError, ValueError):  # ValueError: fewer than four points
-        half = 5e-4 * max(float(np.ptp(points, axis=0).max()), 1e-6)
+        half = 5e-4 * max(float(np.ptp(points, axis=0).max()), 1e-2 * float(np.abs(points).max()), 1e-6)
         offsets = half * np.stack(np.meshgrid(*[[-1.0, 1.0]] * 3), axis=-1).reshape(-1, 3)
         cubes: Array = (points[:, None] + offsets).reshape(-1, 3)
         return cubes

@@ -97,15 +97,13 @@ def wind_alike(faces: Array) -> tuple[Array, int]:
     return faces, int(flip.sum())
 
 
-def face_outwards(faces: Array, parts: Parts, inwards: Array) -> tuple[Array, int]:
-    """Turn closed components that face the wrong way inside out -> faces, how many components were turned.
+def face_outwards(faces: Array, parts: Parts, inwards: Array) -> tuple[Array, Array]:
+    """Turn closed components that face the wrong way inside out -> faces, which were turned bool (C,).
 
     inwards: bool (C,), components that bound a hollow: their volume must be negative, the others' positive. An open component stays as it is.
     """
     turn = ((parts.volume < 0) != inwards) & parts.closed & (parts.volume != 0)
-    if not turn.any():
-        return faces, 0
-    return np.where(turn[parts.label][:, None], faces[:, ::-1], faces), int(turn.sum())
+    return np.where(turn[parts.label][:, None], faces[:, ::-1], faces) if turn.any() else faces, turn
 
 
 def split_crowded(vertices: Array, faces: Array) -> tuple[Array, Array, Array, int]:
