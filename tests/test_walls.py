@@ -20,21 +20,27 @@ WALLS: dict[str, set[str]] = {
     "environment": set(),
     "worker": {"contract", "worker/job", "worker/engines", "worker/geometry"},
     "worker/job": {"contract"},  # what engines see of a job: progress out, cancellation in
-    "worker/engines": {
+    "worker/engines": {"contract", "worker/job", "worker/draft", "worker/geometry"},
+    "worker/engines/sam3d": {
         "contract",
         "worker/job",
-        "worker/draft",
-        "worker/sam3d",
-        "worker/geometry",
-        "worker/ops",
+        "worker/cache",
         "worker/pointmap",
-        "vendor/moge",
+        "worker/weights",
+        "worker/sam3d",
+        "worker/ops",
+        "worker/geometry",
+        "worker/geometry/cleanup",
+        "worker/geometry/texture",
     },
+    "worker/cache": {"contract"},
+    "worker/weights": {"contract", "worker/sam3d", "worker/pointmap", "vendor/moge"},
     "worker/draft": {"contract", "worker/job", "worker/geometry"},
     "worker/sam3d": {"contract", "worker/ops"},
     "worker/geometry": {"contract", "worker/job", "worker/ops"},
     # rooms of their own, because they have torch: the draft, which imports geometry, stays out
     "worker/geometry/cleanup": {"contract", "worker/job", "worker/ops", "worker/geometry"},
+    "worker/geometry/texture": {"contract", "worker/job", "worker/ops", "worker/geometry"},
     "worker/ops": {"contract"},
     "worker/pointmap": {"contract", "vendor/moge"},
     "vendor/moge": {"contract"},
@@ -50,13 +56,22 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "environment": (set(), {"uv"}),  # to find its program beside the running Python
     "worker": ({"numpy"}, {"PIL", "scipy"}),
     "worker/job": ({"numpy"}, set()),
-    "worker/engines": ({"numpy"}, {"PIL", "scipy", "torch"}),
+    "worker/engines": ({"numpy"}, {"PIL", "scipy"}),
+    "worker/cache": ({"numpy"}, set()),
     "worker/pointmap": ({"numpy"}, {"PIL", "torch"}),
     "worker/draft": ({"numpy", "scipy", "PIL"}, set()),
     "worker/geometry": ({"numpy", "scipy", "PIL"}, set()),
 }
 # what torch code builds on; its accelerated backends are imported inside functions
-TORCH_ROOMS = {"worker/sam3d", "worker/geometry/cleanup", "worker/ops", "vendor/moge"}
+TORCH_ROOMS = {
+    "worker/engines/sam3d",
+    "worker/weights",
+    "worker/sam3d",
+    "worker/geometry/cleanup",
+    "worker/geometry/texture",
+    "worker/ops",
+    "vendor/moge",
+}
 LAUNCHERS = ("install.py", "sam3d.py")
 
 

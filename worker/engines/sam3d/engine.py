@@ -14,22 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...contract.request import ReconstructRequest
-from ...contract.scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
-from ..cache import Cache, key_of, open_cache
-from ..geometry.frames import CANONICAL_TO_OBJECT, from_sam3d_pose, move_mesh, move_splats
-from ..job import Job, timed
-from ..pointmap import PointMap, from_picture, from_request
-from ..sam3d.decoded import mesh_of, splats_of
-from ..sam3d.networks import Networks, choose_plan
-from ..sam3d.pipeline import Pipeline, StructuredLatent
-from ..sam3d.pose import DecodedPose
-from ..sam3d.sampler import Noise
-from ..sam3d.structure import Structure, noise_for
-from ..weights.store import Store, open_store
-from .sam3d_mesh import finish
-from .sam3d_settings import settings_of
-from .sam3d_voxels import picture_of_voxels
+from ....contract.request import ReconstructRequest
+from ....contract.scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
+from ...cache import Cache, key_of, open_cache
+from ...geometry.frames import CANONICAL_TO_OBJECT, from_sam3d_pose, move_mesh, move_splats
+from ...job import Job, timed
+from ...pointmap import PointMap, from_picture, from_request
+from ...sam3d.decoded import mesh_of, splats_of
+from ...sam3d.networks import Networks, choose_plan
+from ...sam3d.pipeline import Pipeline, StructuredLatent
+from ...sam3d.pose import DecodedPose
+from ...sam3d.sampler import Noise
+from ...sam3d.structure import Structure, noise_for
+from ...weights.store import Store, open_store
+from .mesh import finish
+from .settings import settings_of
+from .voxels import picture_of_voxels
 
 CODE = 1  # raised when a stage computes something else than before: old entries of the cache are then never found
 SHARES = {"point map": 1.0, "structure": 8.0, "latents": 8.0, "decode": 1.5, "mesh": 4.0, "texture": 3.0}

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ...contract.errors import EngineError, InputError
-from ...contract.request import ReconstructRequest
-from ...contract.scene import Mesh, Splats
-from ..geometry.cleanup.clean import CleanOptions, clean
-from ..job import Job, timed
-from .sam3d_settings import Settings
+from ....contract.errors import EngineError, InputError
+from ....contract.request import ReconstructRequest
+from ....contract.scene import Mesh, Splats
+from ...geometry.cleanup.clean import CleanOptions, clean
+from ...job import Job, timed
+from .settings import Settings
 
 
 def finish(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...contract.request import ReconstructRequest
-from ..sam3d.sampler import SamplerOptions
+from ....contract.request import ReconstructRequest
+from ...sam3d.sampler import SamplerOptions
 
 Texture = Literal["direct", "views", "colors"]
 
