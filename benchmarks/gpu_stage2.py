@@ -84,7 +84,7 @@ def flow(voxels: Voxels, noise: torch.Tensor) -> list[tuple[str, str, str]]:
     )
     for guided, what in ((False, "conditional evaluation"), (True, "guided pair")):
         for way, step in steps.items():
-            step.run(table[3], 0.0, guided)
+            step.run(table[3], 0.0, guided, more=9)
             spent = timed(lambda step=step, guided=guided: step.run(table[3], 0.0, guided), 10)
             rows.append((f"latent flow, {what}, {way}", f"{spent:.1f} ms, floor {flow_floor(voxels, guided):.1f}", ""))
     rows.append(

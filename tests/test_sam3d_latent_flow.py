@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
 from comfyui_sam3d.worker.ops import backends  # noqa: E402
+from comfyui_sam3d.worker.ops.packed_attention import Lengths, packed_attention  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_fused import gather_sum, norm_silu  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
@@ -158,6 +159,35 @@ def test_products_summed_afterwards_are_the_convolution_of_copied_rows() -> None
     products = torch.einsum("rc,okc->rko", x, weight.flatten(1, 3))
     wanted = submanifold_conv3(unpool(x, voxels), voxels.neighbours, weight, bias)
     assert torch.allclose(gather_sum(products, fold.beside, bias=bias), wanted, atol=1e-4)
+
+
+def sequences(width: int, device: str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Five sequences, the second without a query: q, k, v, and their lengths."""
+    queries, keys = (Lengths.of(each, torch.device(device)) for each in ((70, 0, 1, 130, 64), (64, 3, 200, 1, 129)))
+    q = torch.randn(sum(queries.each), 3, 4, width, generator=source(8)).to(device, dtype)[:, 0]
+    k, v = torch.randn(sum(keys.each), 2, 4, width, generator=source(9)).to(device, dtype).unbind(1)
+    return q, k, v, queries, keys
+
+
+def test_packed_attention_is_masked_attention() -> None:
+    q, k, v, queries, keys = sequences(8)
+    owner = [torch.repeat_interleave(torch.arange(5), torch.tensor(lengths.each)) for lengths in (queries, keys)]
+    mask = owner[0][:, None] == owner[1]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*(t.transpose(0, 1) for t in (q, k, v)), attn_mask=mask).transpose(0, 1)
+    assert torch.allclose(packed_attention(q, k, v, queries, keys), wanted.flatten(1), atol=1e-5)
+
+
+@needs_gpu
+@pytest.mark.parametrize("width", [16, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_tritons_packed_attention_is_its_twin(width, dtype) -> None:
+    q, k, v, queries, keys = sequences(width, "cuda", dtype)
+    exact = packed_attention(q.float(), k.float(), v.float(), queries, keys)
+    with backends.force("triton"):
+        fast = packed_attention(q, k, v, queries, keys)
+    with backends.force("torch"):
+        twin = packed_attention(q, k, v, queries, keys)
+    assert fast.dtype == dtype and (fast.float() - exact).norm() < 1.5 * (twin.float() - exact).norm() < 0.01 * exact.norm()
 
 
 def operands(rows: int, width: int, parts: int, dtype: torch.dtype, device: str) -> tuple[torch.Tensor, ...]:

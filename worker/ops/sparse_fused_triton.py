@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _norm_silu_kernel(x_ptr, mult_ptr, add_ptr, out_ptr, rows, width, eps, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
@@ -34,7 +34,7 @@ def norm_silu(x: Tensor, mult: Tensor, add: Tensor, eps: float) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _gather_sum_kernel(
     values_ptr, table_ptr, bias_ptr, weight_ptr, out_ptr, rows, width, row_stride, part_stride,
     HAS_BIAS: tl.constexpr, HAS_WEIGHT: tl.constexpr, PARTS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,

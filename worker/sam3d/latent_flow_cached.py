@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..ops.attention import attend, fused_attention
+from ..ops.attention import fused_attention
 from ..ops.fused import head_norm_, linear_gelu, residual_norm
+from ..ops.packed_attention import Lengths, packed_attention
 from ..ops.sparse_conv import submanifold_conv3
 from ..ops.sparse_fused import gather_sum, norm_silu
 from .latent_flow import LatentFlow, ModulatedBlock, SparseResBlock
@@ -62,13 +63,21 @@ class Grid:
             near.append(voxels.neighbours)
         self.single = near, folds  # finest first; near: int32 (N, 27)
         self.positions = voxels.positions(flow.width)
-        self.objects = [(index, rows) for index, rows in enumerate(voxels.slices) if rows.stop > rows.start]
+        self.objects = {passes: Lengths.of(voxels.counts * passes, voxels.coords.device) for passes in (1, 2)}  # the transformer's rows
 
     @cached_property
     def double(self) -> tuple[list[Tensor], list[Fold]]:
         """The tables for two passes."""
         near, folds = self.single
         return [_twice(table, len(table)) for table in near], [fold.twice() for fold in folds]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is constant for the objects' tokens: each block's keys and values (B * L, 2, H, D), object by object."""
+
+    blocks: list[Tensor]
+    objects: Lengths
 
 
 @dataclass(frozen=True)
@@ -116,10 +125,11 @@ class CachedLatentFlow:
 
     # -- once
 
-    def prepare(self, context: Tensor) -> list[Tensor]:
-        """Tokens (B, L, width) of any dtype, anywhere -> each block's keys and values (B, L, 2, H, D), read in every step."""
-        tokens = context.to(self.device, self.dtype)
-        return [F.linear(tokens, cross.to_kv).unflatten(-1, (2, self.heads, -1)) for cross in self.cross]
+    def prepare(self, tokens: Tensor) -> Context:
+        """Tokens (B, L, width) of any dtype, anywhere -> what every step will read."""
+        objects = Lengths.of([tokens.shape[1]] * len(tokens), self.device)
+        tokens = tokens.to(self.device, self.dtype).flatten(0, 1)
+        return Context([F.linear(tokens, cross.to_kv).unflatten(-1, (2, self.heads, -1)) for cross in self.cross], objects)
 
     @property
     def modulation_size(self) -> int:
@@ -147,15 +157,15 @@ class CachedLatentFlow:
 
     # -- every step
 
-    def velocity(self, x: Tensor, modulation: Tensor, context: list[Tensor], grid: Grid, *, guided: bool) -> tuple[Tensor, Tensor | None]:
-        """x: float32 (N, 8). modulation: one row of the table. context: of `prepare`. Returns the conditional velocity and, guided, the unconditional
+    def velocity(self, x: Tensor, modulation: Tensor, context: Context, grid: Grid, *, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """x: float32 (N, 8). modulation: one row of the table. Returns the conditional velocity and, guided, the unconditional
         one, float32 (N, 8).
         """
         with fused_attention(self.device):
             passes = self._velocity(x, modulation, context, grid, guided)
         return passes[0], passes[1] if guided else None
 
-    def _velocity(self, x: Tensor, modulation: Tensor, context: list[Tensor], grid: Grid, guided: bool) -> Tensor:
+    def _velocity(self, x: Tensor, modulation: Tensor, context: Context, grid: Grid, guided: bool) -> Tensor:
         blocks, *conv = modulation.split(self._parts)
         scales = {block: part.chunk(2) for block, part in zip(self.conv_blocks, conv)}
         near, folds = grid.single
@@ -189,43 +199,40 @@ class CachedLatentFlow:
             h, x = gather_sum(products, up.beside, bias=block.conv1.conv.bias), x[up.parents]
         return _convolution(block.conv2, norm_silu(h, mult, add, eps=NORM), near) + x
 
-    def _transform(self, h: Tensor, modulation: Tensor, context: list[Tensor], grid: Grid, guided: bool) -> Tensor:
-        """(M, width) -> (passes * M, width): positions and all blocks. modulation: (blocks, 6, width). Inside, tensors are (passes, M, width)."""
+    def _transform(self, h: Tensor, modulation: Tensor, context: Context, grid: Grid, guided: bool) -> Tensor:
+        """Positions and all blocks: (M, width) -> the same or, guided, (2 M, width), the unconditional rows last. modulation: (blocks, 6, width)."""
+        count = len(h)
         rows = [row.unbind(0) for row in modulation.unbind(0)]  # shift 1, 1 + scale 1, gate 1, then the same for 2
-        x = (h.float() + grid.positions)[None]
+        x = h.float() + grid.positions
         h = residual_norm(x, None, None, rows[0][1], rows[0][0], eps=NORM, dtype=self.dtype)
         for index, (_, _, gate1, shift2, scale2, gate2) in enumerate(rows):
-            update = self._attend(index, h, grid)
+            update = self._attend(index, h, grid.objects[len(x) // count])
             if guided and index == 0:
                 x, update = torch.cat([x, x]), torch.cat([update, update])
-            h = self._cross(index, x, update, gate1, (scale2, shift2), context[index], grid)
+            h = torch.empty(x.shape, dtype=self.dtype, device=x.device)
+            crossed = self._cross(index, x[:count], update[:count], gate1, context, grid)
+            residual_norm(x[:count], crossed, None, scale2, shift2, eps=NORM, dtype=self.dtype, out=h[:count])
+            if guided:
+                free = self.cross[index].const
+                residual_norm(x[count:], update[count:], gate1, scale2, shift2, const=free, eps=NORM, dtype=self.dtype, out=h[count:])
             mlp = self.model.blocks[index].mlp.mlp  # type: ignore[union-attr]
             update = F.linear(linear_gelu(h, mlp[0].weight, mlp[0].bias), mlp[2].weight, mlp[2].bias)  # type: ignore[index, arg-type]
             if index + 1 < len(rows):
                 h = residual_norm(x, update, gate2, rows[index + 1][1], rows[index + 1][0], eps=NORM, dtype=self.dtype)
-        return (x + gate2 * update).to(self.dtype).flatten(0, 1)
+        return (x + gate2 * update).to(self.dtype)
 
-    def _attend(self, index: int, h: Tensor, grid: Grid) -> Tensor:
-        """Self attention, each object's rows by themselves: (passes, M, width) -> the same."""
+    def _attend(self, index: int, h: Tensor, objects: Lengths) -> Tensor:
+        """Self attention, each object's rows of each pass by themselves: (rows, width) -> the same."""
         attention = self.model.blocks[index].self_attn
         qkv = attention.to_qkv(h).unflatten(-1, (3, self.heads, -1))  # type: ignore[operator, union-attr]
-        qkv = head_norm_(qkv, self.gamma[index])
-        parts = [attend(*qkv[:, rows].unbind(2)) for _, rows in grid.objects]
-        return attention.to_out(_joined(parts))  # type: ignore[operator, union-attr]
+        return attention.to_out(packed_attention(*head_norm_(qkv, self.gamma[index]).unbind(1), objects, objects))  # type: ignore[operator, union-attr]
 
-    def _cross(
-        self, index: int, x: Tensor, update: Tensor, gate: Tensor, norm: tuple[Tensor, Tensor], context: Tensor, grid: Grid
-    ) -> Tensor:
-        """A block from the self attention's `update` to the feed-forward's input. x is updated in place. norm: that input's multiplier and offset."""
+    def _cross(self, index: int, x: Tensor, update: Tensor, gate: Tensor, context: Context, grid: Grid) -> Tensor:
+        """Cross attention of the conditional rows after the self attention's `update`, which goes into x in place."""
         cross, to_q = self.cross[index], self.model.blocks[index].cross_attn.to_q  # type: ignore[union-attr]
-        normed = residual_norm(x[:1], update[:1], gate, *cross.norm, eps=NORM, dtype=self.dtype)
-        q = to_q(normed).unflatten(-1, (self.heads, -1))  # type: ignore[operator]
-        parts = [attend(q[:, rows], *context[b : b + 1].unbind(2)) for b, rows in grid.objects]
-        h = torch.empty(x.shape, dtype=self.dtype, device=x.device)
-        residual_norm(x[:1], F.linear(_joined(parts), *cross.to_out), None, *norm, eps=NORM, dtype=self.dtype, out=h[:1])
-        if len(x) > 1:
-            residual_norm(x[1:], update[1:], gate, *norm, const=cross.const, eps=NORM, dtype=self.dtype, out=h[1:])
-        return h
+        h = residual_norm(x, update, gate, *cross.norm, eps=NORM, dtype=self.dtype)
+        q = to_q(h).unflatten(-1, (self.heads, -1))  # type: ignore[operator]
+        return F.linear(packed_attention(q, *context.blocks[index].unbind(1), grid.objects[1], context.objects), *cross.to_out)
 
 
 def _convolution(layer: SubmanifoldConv3, x: Tensor, near: Tensor) -> Tensor:
@@ -234,10 +241,6 @@ def _convolution(layer: SubmanifoldConv3, x: Tensor, near: Tensor) -> Tensor:
 
 def _linear32(x: Tensor, layer: torch.nn.Linear) -> Tensor:
     return F.linear(x, layer.weight.float(), layer.bias.float())
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def _twice(table: Tensor, size: int) -> Tensor:

@@ -54,8 +54,9 @@ def sample_latents(
     with torch.cuda.device(flow.device) if flow.device.type == "cuda" else nullcontext():
         step = Step(flow, context, noise, voxels, options.guidance, flow.device.type == "cuda" if graphs is None else graphs)
         table, times = flow.modulation(options), options.times().tolist()
+        guided = [options.guided(1000.0 * t) for t in times[:-1]]
         for index in range(options.steps):
-            step.run(table[index], times[index + 1] - times[index], options.guided(1000.0 * times[index]))
+            step.run(table[index], times[index + 1] - times[index], guided[index], more=guided[index + 1 :].count(guided[index]))
             if on_step is not None:
                 if flow.device.type == "cuda":  # launching runs far ahead of the work
                     torch.cuda.current_stream(flow.device).synchronize()
@@ -64,32 +65,40 @@ def sample_latents(
 
 
 class Step:
-    """One Euler step over fixed buffers. graphs: the first of either kind, guided or not, runs as it is, the second is captured and replayed from then on."""
+    """One Euler step over fixed buffers, with graphs captured: one for guided steps, one for the others. Both are made anew for each set of voxels,
+    while the GPU is busy with the first step of their kind.
+    """
 
     def __init__(self, flow: CachedLatentFlow, context: Tensor, noise: Tensor, voxels: Voxels, guidance: float, graphs: bool) -> None:
-        self.flow, self.guidance, self.graphs = flow, guidance, graphs
+        self.flow, self.guidance = flow, guidance
         self.grid, self.context = Grid(voxels, flow.model), flow.prepare(context)
         self.latents = noise.to(flow.device, torch.float32, copy=True)
         self.modulation = torch.zeros(flow.modulation_size, device=flow.device)
         self.dt = torch.zeros((), device=flow.device)
-        self._ran: dict[bool, torch.cuda.CUDAGraph | None] = {}
+        self._aside = torch.cuda.Stream(flow.device) if graphs else None
+        self._captured: dict[bool, torch.cuda.CUDAGraph] = {}
 
-    def run(self, modulation: Tensor, dt: float, guided: bool) -> None:
-        """Move the latents by one step. modulation: its row of the table. dt: its length."""
+    def run(self, modulation: Tensor, dt: float, guided: bool, more: int = 0) -> None:
+        """Move the latents by one step. modulation: its row of the table. dt: its length. more: how many of its kind are to follow."""
         self.modulation.copy_(modulation)
         self.dt.fill_(dt)
-        if not self.graphs or guided not in self._ran:
-            self._ran[guided] = None
-            return self._advance(guided)
-        if (graph := self._ran[guided]) is None:
-            graph = self._ran[guided] = self._capture(guided)
-        graph.replay()
-
-    def _capture(self, guided: bool) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        other = self._ran.get(not guided)
-        with torch.cuda.graph(graph, pool=None if other is None else other.pool()):
+        if guided in self._captured:
+            self._captured[guided].replay()
+        else:
             self._advance(guided)
+            if self._aside is not None and more > 1:  # after one that really ran: kernels are compiled, tables made
+                self._captured[guided] = self._capture(guided, self._aside)
+
+    def _capture(self, guided: bool, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        """(Not by `torch.cuda.graph`, which waits for the GPU and gives its free memory back first.)"""
+        graph = torch.cuda.CUDAGraph()
+        pool = [other.pool() for other in self._captured.values()]
+        with torch.cuda.stream(stream):
+            graph.capture_begin(*pool, capture_error_mode="thread_local")
+            try:
+                self._advance(guided)
+            finally:
+                graph.capture_end()
         return graph
 
     def _advance(self, guided: bool) -> None:
