@@ -4,6 +4,9 @@ What is exact and free: the context's keys and values once per object; key biase
 unconditional row's cross attention is one constant vector; modulation as a table over the time grid; guided steps as one batch whose first block
 is shared up to the cross attention; the pose's four queries pooled over the context itself instead of over projected keys. The residual streams are float32,
 the products run in the weights' dtype. The pose stream runs on a side stream where there is one: the shape never waits for it.
+
+Objects don't notice each other: where a library's kernel would change its order of summation with their number, they go one by one. Elsewhere the
+kernels were seen to give the same bits for any number (docs/log.md).
 """
 
 from __future__ import annotations
@@ -205,7 +208,9 @@ class CachedFlow:
         to_k, to_v = to_kv.unflatten(0, (2, self.heads, -1)).unbind(0)  # (H, D, C) each
         count, queries = q.shape[:2]
         asked = (q.flatten(0, 1).transpose(0, 1) @ to_k).view(self.heads, count, queries, -1).transpose(0, 1).flatten(1, 2)
-        pooled = (asked @ tokens.mT).softmax(-1) @ tokens  # (B, H * 4, C)
+        weights = (asked @ tokens.mT).softmax(-1)  # (B, H * 4, M)
+        # One by one: a single object's sum over M is split between multiprocessors, that of several isn't.
+        pooled = torch.cat([w @ t for w, t in zip(weights.split(1), tokens.split(1))])  # (B, H * 4, C)
         pooled = pooled.view(count, self.heads, queries, -1).transpose(0, 1).flatten(1, 2)
         return (pooled @ to_v.mT).transpose(0, 1).reshape(count, queries, -1)
 
@@ -215,17 +220,12 @@ class CachedFlow:
         mapped = {}
         for name in LATENTS:
             mapping = self.model.latent_mapping[name]
-            layer = mapping.input_layer
-            mapped[name] = F.linear(latents[name], layer.weight.float(), layer.bias.float()) + mapping.pos_emb.float()
+            mapped[name] = _linear32(latents[name], mapping.input_layer) + mapping.pos_emb.float()
         return mapped[SHAPE].contiguous(), torch.cat([mapped[name] for name in POSE_LATENTS], dim=1)
 
     def _leave(self, h: Tensor, g: Tensor) -> Latents:
         parts = {SHAPE: h} | dict(zip(POSE_LATENTS, g.split(1, dim=1)))
-        out = {}
-        for name in LATENTS:
-            layer = self.model.latent_mapping[name].out_layer
-            out[name] = F.linear(parts[name].float(), layer.weight.float(), layer.bias.float())
-        return out
+        return {name: _linear32(parts[name], self.model.latent_mapping[name].out_layer) for name in LATENTS}
 
     # -- two streams on a device that has them
 
@@ -248,6 +248,12 @@ class CachedFlow:
 
 def _wb(layer: torch.nn.Module) -> tuple[Tensor, Tensor]:
     return layer.weight, layer.bias  # type: ignore[return-value]
+
+
+def _linear32(x: Tensor, layer: torch.nn.Module) -> Tensor:
+    """x (B, T, channels) of any float dtype, through a layer in float32; one object after another, since products this thin round by their number."""
+    weight, bias = (value.float() for value in _wb(layer))
+    return torch.cat([F.linear(row, weight, bias) for row in x.float().split(1)])
 
 
 def _double(x: Tensor, update: Tensor, really: bool) -> tuple[Tensor, Tensor]:
