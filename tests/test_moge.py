@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from comfyui_sam3d.contract.errors import ImageError, OptionError, SetupError  #
 from comfyui_sam3d.contract.pointmaps import PointMap  # noqa: E402
 from comfyui_sam3d.contract.request import ReconstructRequest, Sam3dOptions  # noqa: E402
 from comfyui_sam3d.vendor.moge import checkpoint, focal, layers  # noqa: E402
+from comfyui_sam3d.vendor.moge import infer as infer_module  # noqa: E402
 from comfyui_sam3d.vendor.moge.backbone import DinoV2  # noqa: E402
 from comfyui_sam3d.vendor.moge.config import ENCODERS, OFFICIAL_V1, ViTSize  # noqa: E402
 from comfyui_sam3d.vendor.moge.infer import infer, token_count, unproject  # noqa: E402
@@ -308,18 +310,17 @@ def test_loading_is_strict(tmp_path, small_encoder, form: str, damage: str) -> N
         checkpoint.load(written(tmp_path, form, V1, state))
 
 
-class Ran(Exception):
-    pass
-
-
 class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
     def __reduce__(self):
-        return Ran, ()
+        return os.mkdir, (self.path,)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"no weights", None, {"model": {}}, {"model_config": {}, "model": {"a": 1}}, [1], Trap()], ids=str
-)
+@pytest.mark.parametrize("content", [b"", b"no weights", None, {"model": {}}, {"model_config": {}, "model": {"a": 1}}, [1]], ids=str)
 def test_files_that_are_no_checkpoint(tmp_path, content) -> None:
     path = tmp_path / "model.pt"
     if isinstance(content, bytes):
@@ -332,6 +333,13 @@ def test_files_that_are_no_checkpoint(tmp_path, content) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(SetupError, match="can't be read"):
         checkpoint.load(tmp_path / "model.safetensors")
+
+
+def test_a_file_with_code_is_refused_and_not_run(tmp_path) -> None:
+    torch.save({"model_config": {}, "model": Trap(tmp_path / "ran")}, tmp_path / "model.pt")
+    with pytest.raises(SetupError, match="can't be read as weights"):
+        checkpoint.load(tmp_path / "model.pt")
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
@@ -543,6 +551,15 @@ def test_the_map_of_a_picture() -> None:
     assert again.metric and again.source == "MoGe 2"
 
 
+def test_one_coordinate_that_is_not_finite_makes_no_point(monkeypatch) -> None:
+    points = torch.ones(2, 3, 3)
+    points[0, 1, 0], points[1, 2, 2] = torch.nan, torch.inf
+    whole = infer_module.Geometry(points, points[..., 2], torch.ones(2, 3, dtype=torch.bool), torch.eye(3))
+    monkeypatch.setattr(infer_module, "infer", lambda model, image: whole)
+    made = from_picture(tiny(V1), np.zeros((2, 3, 3), np.uint8))
+    assert np.isnan(made.points).sum(-1).tolist() == [[0, 3, 0], [0, 0, 3]]
+
+
 def request(size=(48, 64), **options) -> ReconstructRequest:
     masks = np.zeros((1, *size), bool)
     masks[0, 10:20, 10:20] = True
@@ -573,9 +590,9 @@ def test_estimated_intrinsics_are_of_the_true_focal_not_the_shift() -> None:
     assert estimate_intrinsics(points * np.float32([-1, -1, 1])) is None
 
 
-@pytest.mark.parametrize("size", [(5, 7), (64, 48), (31, 100), (480, 640), (77, 13)])
+@pytest.mark.parametrize("size", [(5, 7), (64, 48), (31, 100), (480, 640), (366, 245)])
 def test_resizing_takes_the_pixels_that_torch_takes(size) -> None:
-    for have in ((32, 24), (60, 60), (37, 50)):
+    for have in ((32, 24), (60, 60), (37, 50), (48, 20)):  # 48 to 366, 20 to 245: float64 would take others
         points = np.random.default_rng(0).random((*have, 3)).astype(np.float32)
         made = PointMap(points, None, "", True).resized(size)
         wanted = preprocess.match_pointmap(torch.from_numpy(points), size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -214,25 +215,23 @@ def test_pictures_of_depth(tmp_path, name: str) -> None:
         read_pointmap(tmp_path / name, intrinsics=MATRIX, depth_scale=0.001)
 
 
-class Ran(Exception):
-    pass
-
-
-def trap() -> None:
-    raise Ran
-
-
 class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Any) -> None:
+        self.path = str(path)
+
     def __reduce__(self) -> Any:
-        return trap, ()
+        return os.mkdir, (self.path,)
 
 
 def test_a_file_with_objects_is_refused_and_not_run(tmp_path) -> None:
-    np.save(tmp_path / "trap.npy", np.array([Trap()], dtype=object), allow_pickle=True)
-    np.savez(tmp_path / "trap.npz", points=np.array([Trap()], dtype=object))
+    np.save(tmp_path / "trap.npy", np.array([Trap(tmp_path / "ran")], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "trap.npz", points=np.array([Trap(tmp_path / "ran")], dtype=object))
     for name in ("trap.npy", "trap.npz"):
         with pytest.raises(OptionError, match="can't be read"):
             read_pointmap(tmp_path / name, frame="opencv")
+    assert not (tmp_path / "ran").exists()
 
 
 BAD_FILES: Mapping[str, Any] = {
