@@ -1,0 +1,150 @@
+"""The assembled model at a tiny size: from picture, masks and point map to splats and surfaces, under every memory plan, in batches, out of memory."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+
+import trimesh  # noqa: E402
+from comfyui_sam3d.contract.errors import EngineError, JobCancelled, OutOfMemoryError  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import TINY, Architecture  # noqa: E402
+from comfyui_sam3d.worker.sam3d.networks import PLANS, Networks, choose_plan  # noqa: E402
+from comfyui_sam3d.worker.sam3d.pipeline import Pipeline, packed  # noqa: E402
+from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions  # noqa: E402
+from comfyui_sam3d.worker.weights.fake import fill  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+FIRST, SECOND = SamplerOptions(steps=3), SamplerOptions(steps=3, rescale=1.0, guidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, torch.nn.Module]:
+    return {name: fill(part.build(), 1) for name, part in TINY.parts().items()}
+
+
+@pytest.fixture
+def pipeline(modules) -> Pipeline:
+    return Pipeline(Networks(lambda name, device: modules[name], CPU, "resident"), TINY.size, note=lambda text: None)
+
+
+def picture(objects: int = 2):
+    source = torch.Generator().manual_seed(3)
+    image = torch.randint(0, 255, (40, 50, 3), generator=source, dtype=torch.uint8)
+    masks = torch.zeros(objects, 40, 50, dtype=torch.bool)
+    for i in range(objects):
+        masks[i, 4 + 5 * i : 20 + 5 * i, 6 * i : 14 + 6 * i] = True
+    y, x = torch.meshgrid(torch.linspace(0.4, -0.4, 40), torch.linspace(0.5, -0.5, 50), indexing="ij")
+    return image, masks, torch.stack([x, y, torch.full_like(x, 2.0)])
+
+
+def whole(pipeline: Pipeline, objects: int = 2, seed: int = 0):
+    image, masks, points = picture(objects)
+    made = pipeline.structures(image, masks, points, FIRST, Noise(seed))
+    return made, pipeline.latents(image, masks, [item.coords for item in made], SECOND, Noise(seed))
+
+
+def test_from_a_picture_to_a_closed_surface_and_splats(pipeline):
+    structures, latents = whole(pipeline)
+    for structure, latent in zip(structures, latents):
+        assert len(structure.coords) > 100 and structure.coords[:, 1:].max() < TINY.grid and structure.pose.scale.shape == (1, 3)
+        assert latent.features.shape == (len(structure.coords), 8) and torch.isfinite(latent.features).all()
+        splats = pipeline.splats(latent)
+        assert len(splats) == 32 * len(structure.coords) and len(pipeline.splats(latent, 4)) == 4 * len(structure.coords)
+        assert splats.positions().abs().max() < 0.6
+        surface = pipeline.surface(latent)
+        mesh = trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
+        assert mesh.is_watertight and mesh.volume > 0.05  # random weights make a ball (worker/weights/fake.py)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_plan_gives_the_same_and_keeps_what_it_says(modules, plan):
+    loaded: list[str] = []
+
+    def load(name, device):
+        loaded.append(name)
+        return modules[name]
+
+    networks = Networks(load, CPU, plan)
+    pipeline = Pipeline(networks, TINY.size)
+    reference = whole(Pipeline(Networks(lambda name, device: modules[name], CPU, "resident"), TINY.size))
+    for _ in range(2):
+        structures, latents = whole(pipeline)
+        assert all(torch.equal(a.coords, b.coords) for a, b in zip(structures, reference[0]))
+        assert all(torch.equal(a.features, b.features) for a, b in zip(latents, reference[1]))
+    once = ["structure_embedder", "structure_flow", "structure_decoder", "latent_embedder", "latent_flow"]
+    assert loaded == (once * 2 if plan == "staged" else once)
+
+
+def test_objects_alone_and_together_and_by_number(pipeline):
+    image, masks, points = picture(3)
+    together = pipeline.structures(image, masks, points, FIRST, Noise(5))
+    alone = [pipeline.structures(image, masks[i : i + 1], points, FIRST, Noise(5), numbers=[i])[0] for i in range(3)]
+    other = pipeline.structures(image, masks[:1], points, FIRST, Noise(5), numbers=[2])[0]
+    for a, b in zip(together, alone):
+        assert torch.equal(a.coords, b.coords) and torch.allclose(a.pose.translation, b.pose.translation, atol=1e-4)
+    assert not torch.equal(other.pose.translation, alone[0].pose.translation)
+    coords = [item.coords for item in together]
+    packed_up = pipeline.latents(image, masks, coords, SECOND, Noise(5))
+    one = pipeline.latents(image, masks[1:2], coords[1:2], SECOND, Noise(5), numbers=[1])[0]
+    assert torch.allclose(packed_up[1].features, one.features, atol=1e-3)
+
+
+def test_out_of_memory_is_answered_by_smaller_batches_then_by_a_smaller_plan(modules):
+    said: list[str] = []
+    networks = Networks(lambda name, device: modules[name], CPU, "resident")
+    pipeline = Pipeline(networks, TINY.size, note=said.append)
+    sampler = networks
+    real, failures = sampler.use, {"left": 2}
+
+    def failing(name):
+        if name == "structure_flow" and failures["left"]:
+            failures["left"] -= 1
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return real(name)
+
+    networks.use = failing  # type: ignore[method-assign]
+    structures, _ = whole(pipeline, objects=2)
+    assert len(structures) == 2 and networks.plan == "swapped"
+    assert [text.split(";")[0] for text in said] == [
+        "not enough memory for 2 objects at once in structure",
+        "not enough memory in structure",
+    ]
+    failures["left"] = 99
+    with pytest.raises(OutOfMemoryError, match="one network at a time"):
+        whole(pipeline)
+
+
+def test_steps_are_reported_over_all_objects_and_a_cancel_ends_at_once(pipeline):
+    image, masks, points = picture(3)
+    pipeline.most["structure"] = 2
+    seen: list[tuple[int, int]] = []
+    pipeline.structures(image, masks, points, FIRST, Noise(0), on_step=lambda done, total: seen.append((done, total)))
+    assert seen == [(0, 9), (2, 9), (4, 9), (6, 9), (7, 9), (8, 9), (9, 9)]
+
+    def cancel(done, total):
+        if done == 4:
+            raise JobCancelled("The job was cancelled.")
+
+    with pytest.raises(JobCancelled):
+        pipeline.structures(image, masks, points, FIRST, Noise(0), on_step=cancel)
+    again = pipeline.structures(image, masks, points, FIRST, Noise(0))
+    fresh = pipeline.structures(image, masks, points, FIRST, Noise(0))
+    assert all(torch.equal(a.coords, b.coords) and torch.equal(a.pose.translation, b.pose.translation) for a, b in zip(again, fresh))
+
+
+def test_an_object_without_voxels_is_an_error():
+    with pytest.raises(EngineError, match="no occupied voxel"):
+        packed([torch.zeros(0, 4, dtype=torch.int32)], CPU)
+
+
+def test_the_architecture_names_the_official_parts():
+    """Keys and shapes are compared with the official ones in test_sam3d_checkpoint.py and test_sam3d_stage2.py, on the same classes."""
+    assert {(name, part.stem) for name, part in Architecture().parts().items()} == {
+        ("structure_embedder", "ss_generator"), ("structure_flow", "ss_generator"), ("structure_decoder", "ss_decoder"),
+        ("latent_embedder", "slat_generator"), ("latent_flow", "slat_generator"), ("splats", "slat_decoder_gs"),
+        ("splats_4", "slat_decoder_gs_4"), ("mesh", "slat_decoder_mesh"),
+    }  # fmt: skip
+    assert choose_plan(CPU) == "resident"
