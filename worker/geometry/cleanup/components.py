@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .topology import Array, area_vectors, connect, edges, face_links, signed_volumes
+from .topology import Array, area_vectors, connect, passes, signed_volumes
 
 _AT_ONCE = 1 << 20  # (point, face) pairs
 
@@ -27,17 +27,27 @@ class Parts:
 
 
 def parts_of(vertices: Array, faces: Array) -> Parts:
-    """The components of faces that share edges."""
-    found = edges(faces)
-    count, label = connect(face_links(found), len(faces))
-    area = np.bincount(label, np.linalg.norm(area_vectors(vertices, faces), axis=1), minlength=count)
-    closed = np.ones(count, bool)
-    closed[label[found.order[found.begin[found.degree == 1]] // 3]] = False
-    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
-    corners = vertices[faces]
-    np.minimum.at(low, label, corners.min(axis=1))
-    np.maximum.at(high, label, corners.max(axis=1))
-    return Parts(label, area, signed_volumes(vertices, faces, label, count), closed, low, high)
+    """The components of faces that share vertices."""
+    if len(faces) == 0:
+        none = np.zeros(0)
+        return Parts(np.zeros(0, np.int64), none, none, np.zeros(0, bool), np.zeros((0, 3)), np.zeros((0, 3)))
+    _, place = connect(np.concatenate([faces[:, :2], faces[:, 1:]]), len(vertices))
+    label = place[faces[:, 0]]
+    present = np.zeros(place.max() + 1, bool)
+    present[label] = True
+    renumber = np.where(present, np.cumsum(present) - 1, -1)
+    label, place = renumber[label], renumber[place]
+    count = int(present.sum())
+    areas = area_vectors(vertices, faces)
+    area = np.bincount(label, np.linalg.norm(areas, axis=1), minlength=count)
+    order = np.argsort(label, kind="stable")
+    begin = np.searchsorted(label[order], np.arange(count))
+    closed = np.add.reduceat(passes(faces)[order], begin) == 0
+    used = np.flatnonzero(place >= 0)
+    used = used[np.argsort(place[used], kind="stable")]
+    begin = np.searchsorted(place[used], np.arange(count))
+    low, high = (least.reduceat(vertices[used], begin, axis=0) for least in (np.minimum, np.maximum))
+    return Parts(label, area, signed_volumes(vertices, faces, label, count, areas), closed, low, high)
 
 
 def floaters(parts: Parts, share: float) -> Array:

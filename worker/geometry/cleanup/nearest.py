@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial import cKDTree
 
-from .topology import Array
+from .topology import Array, area_vectors
+
+FIRST = 12  # faces of each class that are tried at first
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,14 @@ class NearestFaces:
     """A mesh, ready to be asked. Faces are sorted into classes of like size, so that a long sliver doesn't make every search wide."""
 
     def __init__(self, vertices: Array, faces: Array) -> None:
-        self.corners = vertices.astype(np.float64)[faces]
-        centre = self.corners.mean(axis=1)
-        self.reach = np.sqrt(((self.corners - centre[:, None]) ** 2).sum(axis=2).max(axis=1))
-        size = np.floor(np.log2(np.maximum(self.reach, 1e-12) / max(float(np.median(self.reach)), 1e-12))).astype(np.int64)
+        self.vertices, self.faces = vertices.astype(np.float64, copy=False), faces
+        a, b, c = (self.vertices[faces[:, i]] for i in range(3))
+        centre = (a + b + c) / 3
+        self.reach = np.sqrt(np.maximum.reduce([((corner - centre) ** 2) @ np.ones(3) for corner in (a, b, c)]))
+        size = np.floor(2 * np.log2(np.maximum(self.reach, 1e-12) / max(float(np.median(self.reach)), 1e-12))).astype(np.int64)
         size = np.maximum(size, 0)  # what is smaller than most needs no class of its own
         self.classes = []
-        for number in np.unique(size):
+        for number in np.flatnonzero(np.bincount(size)):
             rows = np.flatnonzero(size == number)
             tree = cKDTree(centre[rows], balanced_tree=False, compact_nodes=False)
             self.classes.append((rows, tree, float(self.reach[rows].max())))
@@ -43,14 +46,14 @@ class NearestFaces:
         points = np.asarray(points, np.float64)
         hit = Hit(np.zeros(len(points), np.int64), np.zeros((len(points), 3)), np.full(len(points), np.inf))
         for rows, tree, reach in self.classes:
-            open_, k = np.arange(len(points)), min(4, len(rows))
+            open_, k = np.arange(len(points)), min(FIRST, len(rows))
             while len(open_):
                 far, near = tree.query(points[open_], k=np.arange(1, k + 1), workers=-1)
                 self._try(points, open_, rows[near], far, hit)
                 if k == len(rows):
                     break
                 open_ = open_[far[:, -1] < hit.distance[open_] + reach]
-                k = min(4 * k, len(rows))
+                k = min(3 * k, len(rows))
         return hit
 
     def _try(self, points: Array, asked: Array, faces: Array, far: Array, hit: Hit) -> None:
@@ -62,7 +65,7 @@ class NearestFaces:
         who, which = np.nonzero(able)
         if len(who) == 0:
             return
-        weights, distance = closest_on_triangles(points[asked[who]], self.corners[faces[who, which]])
+        weights, distance = closest_on_triangles(points[asked[who]], self.vertices[self.faces[faces[who, which]]])
         order = np.lexsort((distance, who))
         best = order[np.flatnonzero(np.diff(who[order], prepend=-1))]
         better = best[distance[best] < hit.distance[asked[who[best]]]]
@@ -70,7 +73,7 @@ class NearestFaces:
         hit.face[at], hit.weights[at], hit.distance[at] = faces[who[better], which[better]], weights[better], distance[better]
 
     def _lower(self, points: Array, asked: Array, faces: Array, hit: Hit) -> None:
-        weights, distance = closest_on_triangles(points[asked], self.corners[faces])
+        weights, distance = closest_on_triangles(points[asked], self.vertices[self.faces[faces]])
         better = distance < hit.distance[asked]
         at = asked[better]
         hit.face[at], hit.weights[at], hit.distance[at] = faces[better], weights[better], distance[better]
@@ -104,13 +107,12 @@ def closest_on_triangles(points: Array, corners: Array) -> tuple[Array, Array]:
 
 def sample_surface(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Array, Array]:
     """Points evenly over the area -> points float64 (count, 3), the face of each int64 (count,). Stratified: a face of share s gets s * count, to within one."""
-    corners = vertices.astype(np.float64)[faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    area = np.linalg.norm(area_vectors(vertices, faces), axis=1)
     rng = np.random.default_rng(seed)
     ends = np.cumsum(area)
     face = np.searchsorted(ends, (np.arange(count) + rng.random(count)) / count * ends[-1], side="right").clip(max=len(faces) - 1)
     u, v = rng.random((2, count))
     over = u + v > 1
     u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
-    a, b, c = corners[face].transpose(1, 0, 2)
+    a, b, c = vertices.astype(np.float64)[faces[face]].transpose(1, 0, 2)
     return a + u[:, None] * (b - a) + v[:, None] * (c - a), face

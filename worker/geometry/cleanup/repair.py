@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from .components import Parts
-from .topology import Array, Edges, area_vectors, connect, edges
+from .topology import Array, Edges, area_vectors, connect, edges, repeated
 
 NUDGE = 0.01  # how far copies of a split vertex move into their own sheet, as a share of the way to its neighbours
 
@@ -39,7 +40,10 @@ def fit_faces(vertices: Array, faces: Array) -> tuple[Array, Dropped]:
     finite = np.ones(len(faces), bool) if good.all() else good[faces].all(axis=1)
     a, b, c = faces.T
     proper = (a != b) & (b != c) & (c != a)
-    kept = faces[finite & proper]
+    good_faces = finite & proper
+    kept = faces if good_faces.all() else faces[good_faces]
+    if not repeated(kept):
+        return kept, Dropped(int((~finite).sum()), int((finite & ~proper).sum()), 0)
     single = _singles(kept)
     return kept[single], Dropped(int((~finite).sum()), int((finite & ~proper).sum()), int((~single).sum()))
 
@@ -249,7 +253,8 @@ def _moved_apart(vertices: Array, faces: Array, split: Array) -> Array:
 def vertex_normals(vertices: Array, faces: Array) -> tuple[Array, Array]:
     """Unit normals float64 (V, 3), zero where there is none, and areas float64 (V,): a third of those of the faces around."""
     vectors = area_vectors(vertices, faces)
-    corner, count = faces.ravel(), len(vertices)
-    summed = np.stack([np.bincount(corner, vectors[:, k].repeat(3), minlength=count) for k in range(3)], axis=1)
-    area = np.bincount(corner, np.linalg.norm(vectors, axis=1).repeat(3), minlength=count) / 3
-    return summed / np.maximum(np.linalg.norm(summed, axis=1, keepdims=True), 1e-30), area
+    values = np.concatenate([vectors, np.linalg.norm(vectors, axis=1, keepdims=True)], axis=1)
+    rows = np.arange(len(faces))
+    around = csr_matrix((np.ones(3 * len(faces)), (faces.ravel(), rows.repeat(3))), shape=(len(vertices), len(faces)))
+    summed = around @ values
+    return summed[:, :3] / np.maximum(np.linalg.norm(summed[:, :3], axis=1, keepdims=True), 1e-30), summed[:, 3] / 3

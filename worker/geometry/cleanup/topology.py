@@ -76,16 +76,20 @@ def compact(vertices: Array, faces: Array) -> tuple[Array, Array, Array]:
 
 def area_vectors(vertices: Array, faces: Array) -> Array:
     """float64 (F, 3): each face's normal, as long as its area."""
-    corners = vertices.astype(np.float64, copy=False)[faces]
-    return 0.5 * np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = (vertices.astype(np.float64, copy=False)[faces[:, i]].T for i in range(3))
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - ax, cy - ay, cz - az
+    return 0.5 * np.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], axis=1)
 
 
-def signed_volumes(vertices: Array, faces: Array, label: Array | None = None, count: int = 1) -> Array:
-    """float64 (count,): the volume that each component's faces enclose, negative where they face inwards. Only means something for closed ones."""
-    middle = vertices.mean(axis=0, dtype=np.float64) if len(vertices) else 0.0
-    corners = vertices.astype(np.float64)[faces] - middle
-    part = np.einsum("ij,ij->i", corners[:, 0], np.cross(corners[:, 1], corners[:, 2])) / 6
-    return np.bincount(np.zeros(len(faces), np.int64) if label is None else label, part, minlength=count)
+def signed_volumes(vertices: Array, faces: Array, label: Array | None = None, count: int = 1, areas: Array | None = None) -> Array:
+    """float64 (count,): the volume that each component's faces enclose, negative where they face inwards. Only means something for closed ones.
+
+    areas: `area_vectors`, where they are known.
+    """
+    middle = vertices.mean(axis=0, dtype=np.float64) if len(vertices) else np.zeros(3)
+    areas = area_vectors(vertices, faces) if areas is None else areas
+    part = np.einsum("ij,ij->i", vertices[faces[:, 0]] - middle, areas) / 3
+    return np.array([part.sum()]) if label is None else np.bincount(label, part, minlength=count)
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,9 @@ def weld(vertices: Array) -> tuple[Array, Array]:
     if len(vertices) == 0:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     plain = np.ascontiguousarray(vertices, np.float32) + np.float32(0)  # no minus zero
+    x, y, z = plain.view(np.uint32).astype(np.uint64).T
+    if not _twice(_hash(x << np.uint64(32) | y) + _hash(~z)):
+        return np.arange(len(vertices)), np.arange(len(vertices))
     order = np.lexsort(plain.T)
     new = np.ones(len(order), bool)
     new[1:] = (plain[order[1:]] != plain[order[:-1]]).any(axis=1)
@@ -144,14 +151,28 @@ def weld(vertices: Array) -> tuple[Array, Array]:
     return order[new], place
 
 
-def balanced(faces: Array) -> bool:
-    """Whether every edge is passed as often forth as back: a closed surface, wound consistently, even where its sheets touch.
+def passes(faces: Array) -> Array:
+    """uint64 (F,): numbers whose sum over a set of faces is 0 if these pass every edge as often forth as back: closed, wound consistently, even where sheets touch.
 
-    By a sum of hashes instead of a sort: an unbalanced mesh passes with a chance of 2^-64.
+    Each half-edge counts by an antisymmetric function of its ends' hashes, so that forth and back cancel: no sort. Any other set passes with a chance of about 2^-63.
     """
-    start, end = faces.ravel().astype(np.uint64), faces[:, [1, 2, 0]].ravel().astype(np.uint64)
-    name = _hash(np.minimum(start, end) << np.uint64(32) | np.maximum(start, end))
-    return bool(name[start < end].sum(dtype=np.uint64) == name[start > end].sum(dtype=np.uint64))
+    a, b, c = faces.T
+    ids = np.arange(int(faces.max(initial=0)) + 1, dtype=np.uint64)
+    one, two = _hash(ids), _hash(~ids)
+    (ua, ub, uc), (va, vb, vc) = (one[a], one[b], one[c]), (two[a], two[b], two[c])
+    total: Array = ua * (vb - vc) + ub * (vc - va) + uc * (va - vb)
+    return total
+
+
+def balanced(faces: Array) -> bool:
+    """Whether the faces are closed in the sense of `passes`."""
+    return int(passes(faces).sum(dtype=np.uint64)) == 0
+
+
+def repeated(faces: Array) -> bool:
+    """Whether two faces may have the same three vertices (surely so, but for a chance of 2^-24)."""
+    ids = _hash(np.arange(int(faces.max(initial=0)) + 1, dtype=np.uint64))
+    return _twice(ids[faces[:, 0]] + ids[faces[:, 1]] + ids[faces[:, 2]])
 
 
 def _hash(words: Array) -> Array:
@@ -159,6 +180,11 @@ def _hash(words: Array) -> Array:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
+
+
+def _twice(words: Array) -> bool:
+    ordered = np.sort(words)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def boundary_loops(faces: Array) -> list[Array]:
