@@ -18,7 +18,7 @@ BLOCK = 1 << 14  # cubes at once on a CPU: their numbers stay in its cache
 def corner_means(features: Tensor, order: Tensor, corners: Tensor, count: int, columns: Tensor, shift: float) -> tuple[Tensor, Tensor]:
     """Features of cubes' corners -> mean over the cubes around each vertex, float32 (count, K), and how many those are, int32 (count,).
 
-    features: float32 (C, W), of cube order[c] corner i has the columns columns[i]. order: int (C,), a permutation. corners: int32 (C, 8), each
+    features: float32 (C, W), of cube order[c] corner i has the columns columns[i]. order: int (C,), a permutation. corners: int32 (8, C), each
     corner's vertex; every vertex has a cube. columns: int32 (8, K). shift: is added to the first column, corner by corner.
     """
     if choose(features.device, "triton") == "triton":
@@ -30,7 +30,7 @@ def corner_means(features: Tensor, order: Tensor, corners: Tensor, count: int, c
     one = torch.ones((), dtype=torch.int32, device=features.device)
     for block in _blocks(len(order), features.device):
         here = features.index_select(0, order[block])
-        for column, vertex in zip(columns, corners[block].unbind(1)):  # one corner at a time: no vertex comes twice
+        for column, vertex in zip(columns, corners[:, block]):  # one corner at a time: no vertex comes twice
             part = here.index_select(1, column)
             part[:, 0] += shift
             sums.index_add_(0, vertex, part)
@@ -52,8 +52,8 @@ def dual_vertices(
 ) -> Tensor:
     """Means over the cut edges of each group, float32 (count, K): sum(beta u) / sum(beta), u = (p_a w_b - p_b w_a) / (w_b - w_a), w = sdf * alpha.
 
-    cubes: int (S,), numbers of their first corners, (x * side + y) * side + z with side = resolution + 1. corners: int32 (S, 8), rows of sdf (V,) and
-    values (V, K), K >= 3; where -1: sdf 1, the first three values x / resolution - 1/2 and so on, the others 1/2. group_of: int32 (S, E), of each edge,
+    cubes: int (S,), numbers of their first corners, (x * side + y) * side + z with side = resolution + 1. corners: int32 (8, S), rows of sdf (V,) and
+    values (V, K), K >= 3; where -1: sdf 1, the first three values x / resolution - 1/2 and so on, the others 1/2. group_of: int32 (E, S), of each edge,
     -1 where it isn't cut. first: int32 (S,), the number of a cube's first group. weights: float32 (S, E + 8 or more): beta of the edges, alpha of the
     corners. edges: E pairs of corners (a, b).
     """
@@ -65,14 +65,14 @@ def dual_vertices(
     shares = values.new_zeros(count)
     for block in _blocks(len(cubes), cubes.device):
         for slot, (a, b) in enumerate(edges):  # one edge at a time: no group comes twice
-            group = group_of[block, slot]
+            group = group_of[slot, block]
             row = (group >= 0).nonzero()[:, 0]
             beta, alpha_a, alpha_b = (
                 weights[block, column].index_select(0, row)[:, None] for column in (slot, len(edges) + a, len(edges) + b)
             )
             here = cubes[block].index_select(0, row)
-            pa, wa = _corner(here, corners[block, a].index_select(0, row), a, sdf, values, resolution)
-            pb, wb = _corner(here, corners[block, b].index_select(0, row), b, sdf, values, resolution)
+            pa, wa = _corner(here, corners[a, block].index_select(0, row), a, sdf, values, resolution)
+            pb, wb = _corner(here, corners[b, block].index_select(0, row), b, sdf, values, resolution)
             wa, wb = wa * alpha_a, wb * alpha_b
             vertex = (first[block] + group).index_select(0, row)
             sums.index_add_(0, vertex, pa.mul_(wb).sub_(pb.mul_(wa)).div_(wb - wa).mul_(beta))

@@ -17,7 +17,7 @@ def _around_kernel(order_ptr, corners_ptr, around_ptr, cubes, vertices, BLOCK: t
     inside = cube < cubes
     row = tl.load(order_ptr + cube, mask=inside, other=0).to(tl.int32)
     for i in tl.static_range(8):
-        vertex = tl.load(corners_ptr + cube.to(tl.int64) * 8 + i, mask=inside, other=0)
+        vertex = tl.load(corners_ptr + i * cubes.to(tl.int64) + cube, mask=inside, other=0)
         tl.store(around_ptr + i * vertices.to(tl.int64) + vertex, row, mask=inside)
 
 
@@ -58,11 +58,11 @@ def corner_means(features: Tensor, order: Tensor, corners: Tensor, count: int, c
 
 
 @triton.jit
-def _corner(cube, row, present, needed, sdf_ptr, values_ptr, k, STEP, K: tl.constexpr, RESOLUTION: tl.constexpr):
+def _corner(cube, row, present, needed, sdf_ptr, values_ptr, stride, k, STEP, K: tl.constexpr, RESOLUTION: tl.constexpr):
     """sdf (n,) and values (n, WIDE) of one corner; the defaults where it isn't known."""
     side: tl.constexpr = RESOLUTION + 1
     sdf = tl.load(sdf_ptr + row, mask=present, other=1.0)
-    values = tl.load(values_ptr + row.to(tl.int64)[:, None] * K + k[None, :], mask=present[:, None] & (k < K)[None, :], other=0.5)
+    values = tl.load(values_ptr + row.to(tl.int64)[:, None] * stride + k[None, :], mask=present[:, None] & (k < K)[None, :], other=0.5)
     vertex = cube + STEP
     x, y, z = vertex // (side * side), vertex // side % side, vertex % side
     axis = k[None, :]
@@ -72,7 +72,7 @@ def _corner(cube, row, present, needed, sdf_ptr, values_ptr, k, STEP, K: tl.cons
 
 @triton.jit
 def _dual_kernel(
-    cubes_ptr, corners_ptr, group_ptr, first_ptr, sdf_ptr, values_ptr, weights_ptr, out_ptr, count, width,
+    cubes_ptr, corners_ptr, group_ptr, first_ptr, sdf_ptr, values_ptr, weights_ptr, out_ptr, count, stride, width,
     STARTS: tl.constexpr, ENDS: tl.constexpr, EDGES: tl.constexpr, RESOLUTION: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -90,15 +90,15 @@ def _dual_kernel(
     for edge in tl.static_range(EDGES):
         a = (STARTS >> (3 * edge)) & 7
         b = (ENDS >> (3 * edge)) & 7
-        group = tl.load(group_ptr + row * EDGES + edge, mask=inside, other=-1)
+        group = tl.load(group_ptr + edge * count.to(tl.int64) + row, mask=inside, other=-1)
         cut = group >= 0
         last = tl.maximum(last, group)
-        row_a = tl.load(corners_ptr + row * 8 + a, mask=cut, other=-1)
-        row_b = tl.load(corners_ptr + row * 8 + b, mask=cut, other=-1)
+        row_a = tl.load(corners_ptr + a * count.to(tl.int64) + row, mask=cut, other=-1)
+        row_b = tl.load(corners_ptr + b * count.to(tl.int64) + row, mask=cut, other=-1)
         step_a = ((a & 1) * side + ((a >> 1) & 1)) * side + ((a >> 2) & 1)
         step_b = ((b & 1) * side + ((b >> 1) & 1)) * side + ((b >> 2) & 1)
-        sa, pa = _corner(cube, row_a, row_a >= 0, cut, sdf_ptr, values_ptr, k, step_a, K, RESOLUTION)
-        sb, pb = _corner(cube, row_b, row_b >= 0, cut, sdf_ptr, values_ptr, k, step_b, K, RESOLUTION)
+        sa, pa = _corner(cube, row_a, row_a >= 0, cut, sdf_ptr, values_ptr, stride, k, step_a, K, RESOLUTION)
+        sb, pb = _corner(cube, row_b, row_b >= 0, cut, sdf_ptr, values_ptr, stride, k, step_b, K, RESOLUTION)
         beta = tl.load(weights_ptr + row * width + edge, mask=cut, other=0.0)
         wa = sa * tl.load(weights_ptr + row * width + EDGES + a, mask=cut, other=1.0)
         wb = sb * tl.load(weights_ptr + row * width + EDGES + b, mask=cut, other=1.0)
@@ -122,13 +122,13 @@ def dual_vertices(
     cubes: Tensor, corners: Tensor, group_of: Tensor, first: Tensor, count: int, sdf: Tensor, values: Tensor, weights: Tensor,
     edges: Sequence[tuple[int, int]], resolution: int,
 ) -> Tensor:  # fmt: skip
-    assert all(tensor.is_contiguous() for tensor in (cubes, corners, group_of, first, sdf, values, weights))
+    assert all(tensor.is_contiguous() for tensor in (cubes, corners, group_of, first, sdf, weights)) and values.stride(1) == 1
     width = values.shape[1]
     out = values.new_empty(count, width)
     starts, ends = (sum(edge[side] << 3 * slot for slot, edge in enumerate(edges)) for side in (0, 1))
     if len(cubes):
         _dual_kernel[(triton.cdiv(len(cubes), 32),)](
-            cubes, corners, group_of, first, sdf, values, weights, out, len(cubes), weights.shape[1], starts, ends, len(edges), resolution,
+            cubes, corners, group_of, first, sdf, values, weights, out, len(cubes), values.stride(0), weights.shape[1], starts, ends, len(edges), resolution,
             width, triton.next_power_of_2(width + 1), 32, num_warps=4,
         )  # fmt: skip
     return out

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ops.cubes import corner_means, corner_step, dual_vertices, vertex_positions
-from .flexicubes_tables import DIRECTION, EDGES, MOST_GROUPS, tables
+from ..ops.cubes import corner_means, dual_vertices, vertex_positions
+from .flexicubes_tables import CORNERS, DIRECTION, EDGES, MOST_GROUPS, tables
 
 # A cube's features: sdf, displacement (3) and colour (3, and 3 for a normal map) of its 8 corners; weights of its 12 edges, 8 corners and 1 split
 SDF, DEFORM, WEIGHTS, COLOR = slice(0, 8), slice(8, 32), slice(32, 53), slice(53, 101)
@@ -42,7 +42,7 @@ class Surface:
 class Lattice:
     """Active cubes of a grid of R^3 and their vertices.
 
-    cubes (C,), ascending numbers; order int64 (C,), where each stood in the list they came in. vertices (V,), ascending numbers; corners int32 (C, 8), their
+    cubes (C,), ascending numbers; order int64 (C,), where each stood in the list they came in. vertices (V,), ascending numbers; corners int32 (8, C), their
     rows.
     """
 
@@ -70,7 +70,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class SurfaceCubes:
-    """The S cubes with corners on both sides, ascending numbers. corners int32 (S, 8): rows of the grid's vertices. case int64 (S,). weights int64 (S,):
+    """The S cubes with corners on both sides, ascending numbers. corners int32 (8, S): rows of the grid's vertices. case int64 (S,). weights int64 (S,):
     rows of the grid's weights."""
 
     cubes: Tensor
@@ -79,16 +79,36 @@ class SurfaceCubes:
     weights: Tensor
 
 
+def _slots_along(axis: int) -> tuple[int, ...]:
+    """The slot of an edge in each of the four cubes around it, in their order. In the last of them it starts or ends at corner 0."""
+    one, two = (1 << other for other in range(3) if other != axis)
+    return tuple(next(slot for slot, edge in enumerate(EDGES) if set(edge) == {low, low | 1 << axis}) for low in (one | two, one, two, 0))
+
+
+# Edges along x, y, z: slots of their four cubes, and which of these a cube's neighbours are
+SLOTS = tuple(_slots_along(axis) for axis in range(3))
+X, Y, Z, XY, BEFORE_X, BEFORE_Y, SELF = range(7)  # the cubes one step back along x, y, z, x and y; those before the first two; itself
+AROUND = ((BEFORE_Y, Y, Z, SELF), (BEFORE_X, X, Z, SELF), (XY, X, Y, SELF))
+# Corners of a quad's two triangles, by (split along the first diagonal) * 2 + (the edge's start is outside)
+WINDINGS = ((2, 3, 0, 0, 3, 1), (0, 1, 2, 2, 1, 3), (2, 3, 1, 2, 1, 0), (0, 1, 3, 0, 3, 2))
+
+
 @dataclass(frozen=True)
 class _Constants:
-    """What doesn't depend on the cubes, on a device."""
+    """What doesn't depend on the cubes, on a device. int64 where nothing else is said."""
 
     columns: Tensor  # int32 (8, 10)
-    bits: Tensor  # float32 (8,)
-    groups: Tensor  # int64 (256,)
-    group_of: Tensor  # int32 (256, 12)
-    check: Tensor  # int64 (5, 256)
-    numbers: Tensor  # int64 (4, 1): 1 to 4
+    corners: Tensor  # int32 (8, 3)
+    powers: Tensor  # float32 (8,)
+    groups: Tensor  # (256,)
+    group_of: Tensor  # int32 (12, 256)
+    check: Tensor  # (5, 256)
+    numbers: Tensor  # (4, 1): 1 to 4
+    slots: Tensor  # (4, 3)
+    around: Tensor  # (4, 3)
+    starts: Tensor  # (3,)
+    directions: Tensor  # (3,)
+    windings: Tensor  # (6, 4)
 
 
 @functools.lru_cache(maxsize=4)
@@ -96,12 +116,18 @@ def _constants(device: torch.device) -> _Constants:
     known = tables()
     with torch.inference_mode(False), torch.device(device):
         return _Constants(
-            torch.tensor(CORNER_COLUMNS, dtype=torch.int32),
-            torch.tensor([2.0**corner for corner in range(8)]),
-            known.groups.long().to(device),
-            known.group_of.int().to(device),
-            known.check.long().t().contiguous().to(device),
-            torch.arange(1, MOST_GROUPS + 1)[:, None],
+            columns=torch.tensor(CORNER_COLUMNS, dtype=torch.int32),
+            corners=torch.tensor(CORNERS, dtype=torch.int32),
+            powers=torch.tensor([2.0**corner for corner in range(8)]),
+            groups=known.groups.long().to(device),
+            group_of=known.group_of.int().t().contiguous().to(device),
+            check=known.check.long().t().contiguous().to(device),
+            numbers=torch.arange(1, MOST_GROUPS + 1)[:, None],
+            slots=torch.tensor(SLOTS).t().contiguous(),
+            around=torch.tensor(AROUND).t().contiguous(),
+            starts=torch.tensor([EDGES[slots[3]][0] for slots in SLOTS]),
+            directions=torch.tensor([DIRECTION[slots[3]] for slots in SLOTS]),
+            windings=torch.tensor(WINDINGS).t().contiguous(),
         )
 
 
@@ -114,9 +140,9 @@ def build_grid(cubes: Tensor, features: Tensor, resolution: int) -> Grid:
     """Features of cubes -> a grid: what several cubes say of a vertex is averaged, then activated (9.3)."""
     lattice = build_lattice(cubes, resolution)
     mean, around = average_corners(lattice, features)
-    moved = vertex_positions(lattice.vertices, resolution) + torch.tanh(mean[:, 1:4]) / (2 * resolution)
-    values = torch.cat([moved, torch.sigmoid(mean[:, 4:])], 1)
-    return Grid(lattice, mean[:, 0].contiguous(), values, around < 8, features[:, WEIGHTS])
+    mean[:, 1:4].tanh_().div_(2 * resolution).add_(vertex_positions(lattice.vertices, resolution))
+    mean[:, 4:].sigmoid_()
+    return Grid(lattice, mean[:, 0].contiguous(), mean[:, 1:], around < 8, features[:, WEIGHTS])
 
 
 def build_lattice(cubes: Tensor, resolution: int) -> Lattice:
@@ -132,7 +158,7 @@ def build_lattice(cubes: Tensor, resolution: int) -> Lattice:
         count = len(vertices)
         vertices, row = torch.unique(torch.cat([vertices, vertices + step]), return_inverse=True)
         rows = [half.index_select(0, before) for before in rows for half in (row[:count], row[count:])]
-    return Lattice(resolution, numbers, order, vertices, torch.stack(rows, dim=1).int())
+    return Lattice(resolution, numbers, order, vertices, torch.stack([row.int() for row in rows]))
 
 
 def average_corners(lattice: Lattice, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,7 +180,7 @@ def surface(grid: Grid) -> Surface:
         return Surface(empty(0, 3), torch.zeros(0, 3, dtype=torch.int64, device=grid.sdf.device), empty(0, ATTRIBUTES))
     known = _constants(grid.sdf.device)
     case = resolve_ambiguous(found, resolution)
-    groups, group_of = known.groups.index_select(0, case), known.group_of.index_select(0, case)
+    groups, group_of = known.groups.index_select(0, case), known.group_of.index_select(1, case)
     # Vertices are numbered over all cubes with one group, then over those with two, three, four.
     ends = ((groups == known.numbers) * known.numbers).flatten().cumsum(0)
     count = int(ends[-1])
@@ -172,38 +198,38 @@ def surface_cubes(grid: Grid) -> SurfaceCubes:
     inside, lattice = grid.sdf < 0, grid.lattice
     case = _cases(inside, lattice.corners)
     mixed = ((case > 0) & (case < 255)).nonzero()[:, 0]
-    cubes, corners, case, weights = (part.index_select(0, mixed) for part in (lattice.cubes, lattice.corners, case, lattice.order))
+    cubes, case, weights = (part.index_select(0, mixed) for part in (lattice.cubes, case, lattice.order))
+    corners = lattice.corners.index_select(1, mixed)
     more = _inactive(lattice, inside & grid.rim)
-    if len(more) == 0:
-        return SurfaceCubes(cubes, corners, case, weights)
-    side = lattice.resolution + 1
-    their = torch.stack([_find(lattice.vertices, more + corner_step(corner, side)) for corner in range(8)], dim=1)
+    their = _find(lattice.vertices, more + _steps(lattice.resolution, inside.device)[:, None])
     their_case = _cases(torch.cat([inside, inside.new_zeros(1)]), torch.where(their < 0, len(inside), their))  # absent is outside
     mixed = (their_case < 255).nonzero()[:, 0]
-    more, their, their_case = (part.index_select(0, mixed) for part in (more, their, their_case))
-    cubes, order = torch.cat([cubes, more]).sort()
-    parts = (corners, their), (case, their_case), (weights, torch.full_like(more, -1, dtype=torch.int64))
-    corners, case, weights = (torch.cat(pair).index_select(0, order) for pair in parts)
+    cubes, order = torch.cat([cubes, more.index_select(0, mixed)]).sort()
+    corners = torch.cat([corners, their.index_select(1, mixed)], 1).index_select(1, order)
+    case = torch.cat([case, their_case.index_select(0, mixed)]).index_select(0, order)
+    weights = torch.cat([weights, torch.full_like(mixed, -1)]).index_select(0, order)
     return SurfaceCubes(cubes, corners, case, weights)
 
 
 def _cases(inside: Tensor, corners: Tensor) -> Tensor:
-    """int64 (n,): corner i inside counts 2^i."""
-    signs = inside.index_select(0, corners.flatten()).view(-1, 8)
-    return (signs.float() @ _constants(inside.device).bits).long()
+    """Rows (8, n) -> int64 (n,): corner i inside counts 2^i."""
+    signs = inside.index_select(0, corners.flatten()).view(8, -1)
+    return (_constants(inside.device).powers @ signs.float()).long()
+
+
+def _steps(resolution: int, device: torch.device) -> Tensor:
+    """int32 (8,): how much larger a corner's number is than that of the cube."""
+    side, (x, y, z) = resolution + 1, _constants(device).corners.unbind(1)
+    return (x * side + y) * side + z
 
 
 def _inactive(lattice: Lattice, inside: Tensor) -> Tensor:
     """The ascending numbers of the cubes that aren't active and touch one of these vertices, bool (V,)."""
-    side, start = lattice.resolution + 1, lattice.vertices[inside]
-    place = start // side**2, start // side % side, start % side
-    first, last = [at > 0 for at in place], [at < lattice.resolution for at in place]
-    around = []
-    for corner in range(8):
-        x, y, z = ((first if corner >> axis & 1 else last)[axis] for axis in range(3))
-        around.append((start - corner_step(corner, side))[x & y & z])
-    cubes = torch.cat(around).unique()
-    return cubes[_find(lattice.cubes, cubes) < 0]
+    side, number = lattice.resolution + 1, lattice.vertices[inside]
+    place = torch.stack([number // side**2, number // side % side, number % side])
+    cube = place[:, None] - _constants(number.device).corners.t()[:, :, None]
+    around = (number - _steps(lattice.resolution, number.device)[:, None])[((cube >= 0) & (cube < lattice.resolution)).all(0)].unique()
+    return around[_find(lattice.cubes, around) < 0]
 
 
 def resolve_ambiguous(found: SurfaceCubes, resolution: int) -> Tensor:
@@ -218,45 +244,34 @@ def resolve_ambiguous(found: SurfaceCubes, resolution: int) -> Tensor:
     return found.case.index_copy(0, rows, torch.where(turned, other.index_select(0, case), case))
 
 
-def _slots_along(axis: int) -> tuple[int, ...]:
-    """An edge's slot in each of the four cubes around it, in their order. In the last it starts or ends at corner 0."""
-    one, two = (1 << other for other in range(3) if other != axis)
-    return tuple(next(slot for slot, edge in enumerate(EDGES) if set(edge) == {low, low | 1 << axis}) for low in (one | two, one, two, 0))
-
-
-_SLOTS = tuple(_slots_along(axis) for axis in range(3))
-
-
 def _faces(found: SurfaceCubes, group_of: Tensor, first: Tensor, gamma: Tensor, sdf: Tensor, resolution: int) -> Tensor:
     """int64 (F, 3): two triangles of the four dual vertices around each cut edge that four cubes share, in the edges' order, wound to face outwards.
 
     The four are found from the last. An edge at the grid's side has fewer; elsewhere all four are surface cubes, since all have the cut edge.
     Edges whose first vertex has an sdf above 0 come first. The quad is split along the diagonal of the larger product of gammas; a tie takes the second.
     """
-    side, cubes = resolution + 1, found.cubes
-    own = torch.arange(len(cubes), device=cubes.device, dtype=torch.int32)
-    z = own - 1  # one step back along z is the cube before, or none
-    z[1:].masked_fill_(cubes[1:] != cubes[:-1] + 1, -1)
-    x, y, xy = (_find(cubes, cubes - step) for step in (side**2, side, side**2 + side))
-    names, faces = [], []
-    for slots, around in zip(_SLOTS, ((y - 1, y, z, own), (x - 1, x, z, own), (xy, x, y, own))):
-        slot = slots[3]
-        row = ((group_of[:, slot] >= 0) & (around[1] >= 0) & (around[2] >= 0)).nonzero()[:, 0]
-        four = [cube.index_select(0, row) for cube in around]
-        a, b, c, d = (first.index_select(0, at) + group_of[:, place].index_select(0, at) for at, place in zip(four, slots))
-        ga, gb, gc, gd = (gamma.index_select(0, at) for at in four)
-        start = EDGES[slot][0]
-        corner = found.corners[:, start].index_select(0, row)
-        ahead = (corner < 0) | (sdf.index_select(0, corner.clamp(min=0)) > 0)
-        name = 3 * (cubes.index_select(0, row) + corner_step(start, side)) + DIRECTION[slot]
-        names.append(torch.where(ahead, name, name + 3 * side**3))
-        p, q, r, s = torch.where(ahead, a, c), torch.where(ahead, b, d), torch.where(ahead, d, b), torch.where(ahead, c, a)
-        along = torch.where(ahead, ga * gd > gb * gc, gb * gc > ga * gd)
-        faces.append(
-            torch.stack([p, q, torch.where(along, r, s), torch.where(along, p, s), torch.where(along, r, q), torch.where(along, s, r)], 1)
-        )
-    order = torch.cat(names).argsort()
-    return torch.cat(faces).index_select(0, order).long().view(-1, 3)
+    known, side, cubes, count = _constants(sdf.device), resolution + 1, found.cubes, len(found.cubes)
+    near = _find(cubes, torch.stack([cubes - step for step in (side**2, side, 1, side**2 + side)]))
+    own = torch.arange(count, dtype=torch.int32, device=sdf.device)
+    near = torch.cat([near, near[:2] - 1, own[None]])  # z varies fastest: one step back along it is the cube before
+    one, two = (near.index_select(0, known.around[place]) >= 0 for place in (1, 2))
+    edge = ((group_of.index_select(0, known.slots[3]) >= 0) & one & two).flatten().nonzero()[:, 0]
+    axis, row = edge // count, edge % count
+
+    start = known.starts.index_select(0, axis)
+    corner = found.corners.take(start * count + row)
+    outside = (corner < 0) | (sdf.index_select(0, corner.clamp(min=0)) > 0)
+    vertex = cubes.index_select(0, row) + _steps(resolution, sdf.device).index_select(0, start)
+    name = 3 * vertex + known.directions.index_select(0, axis).to(vertex.dtype)
+    order = torch.where(outside, name, name + 3 * side**3).argsort()
+    axis, row, outside = axis[order], row[order], outside[order]
+
+    four = near.take(known.around.index_select(1, axis) * count + row).long()
+    dual = first.take(four) + group_of.take(known.slots.index_select(1, axis) * count + four)
+    a, b, c, d = gamma.take(four)
+    along = torch.where(outside, a * d > b * c, b * c > a * d)
+    winding = known.windings.index_select(1, 2 * along.long() + outside)
+    return dual.gather(0, winding).t().to(torch.int64, memory_format=torch.contiguous_format).view(-1, 3)
 
 
 def _find(ascending: Tensor, wanted: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ KERNEL = 9e-4  # smallest standard deviation, in object units
 SCALE_BIAS, OPACITY_BIAS = 0.004, 0.1  # the scale and opacity that a raw 0 means
 ORIGIN = -0.5
 SH_C0 = 0.28209479177387814
-BLOCK = 1 << 13  # splats at once on a CPU: they stay in its cache, and waking further threads would take longer than the work
+BLOCK = 1 << 13  # splats at once on a CPU: they stay in its cache, and are too few for torch to wake further threads
 ATTRIBUTES = ("xyz", "features_dc", "scaling", "rotation", "opacity")
 COLUMNS = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")  # fmt: skip
 
@@ -50,7 +50,7 @@ class Gaussians:
 
     def scales(self) -> Tensor:
         """(n, 3), standard deviations, none below the kernel."""
-        return torch.sqrt(F.softplus(self.scaling + _scale_bias(self.scaling)).square() + self.kernel**2)
+        return torch.sqrt(F.softplus(self.scaling + _SCALE_BIAS).square() + self.kernel**2)
 
     def quaternions(self) -> Tensor:
         """(n, 4) w x y z, of any length: what a PLY holds."""
@@ -62,7 +62,7 @@ class Gaussians:
 
     def opacities(self) -> Tensor:
         """(n, 1) in 0..1."""
-        return torch.sigmoid(self.opacity + _opacity_bias(self.opacity))
+        return torch.sigmoid(self.opacity + _OPACITY_BIAS)
 
     def colors(self) -> Tensor:
         """(n, 3), sRGB, not clipped."""
@@ -76,24 +76,25 @@ class Gaussians:
     def with_scales(self, scales: Tensor, kernel: float) -> Gaussians:
         """Scales below the kernel become the kernel."""
         free = (scales.square() - kernel**2).clamp(min=0).sqrt()
-        return replace(self, scaling=_softplus_inverse(free) - _scale_bias(free), kernel=kernel)
+        return replace(self, scaling=_softplus_inverse(free) - _SCALE_BIAS, kernel=kernel)
 
     def with_quaternions(self, quaternions: Tensor) -> Gaussians:
         return replace(self, rotation=quaternions - _identity(quaternions))
 
     def with_opacities(self, opacities: Tensor) -> Gaussians:
         """0 and 1 become infinite logits."""
-        return replace(self, opacity=_logit(opacities) - _opacity_bias(opacities))
+        return replace(self, opacity=_logit(opacities) - _OPACITY_BIAS)
 
     # -- a PLY's rows
 
     def records(self) -> Tensor:
         """float32 (n, 17), the columns COLUMNS: positions, zeros, DC coefficients, logit, log scales, quaternion; logits may be infinite."""
-        rows = self.xyz.new_zeros(len(self), len(COLUMNS))
+        rows = self.xyz.new_empty(len(self), len(COLUMNS))
         block = BLOCK if rows.device.type == "cpu" else max(len(self), 1)
         for start in range(0, len(self), block):
             here, part = rows[start : start + block], self.rows(slice(start, start + block))
             here[:, 0:3] = part.positions()
+            here[:, 3:6] = 0
             here[:, 6:9] = part.features_dc[:, 0]
             here[:, 9:10] = _logit(part.opacities())
             here[:, 10:13] = part.scales().log_()
@@ -125,12 +126,8 @@ def _logit(p: Tensor) -> Tensor:
 
 
 # The biases, computed as the original does, in float32.
-def _scale_bias(like: Tensor) -> Tensor:
-    return _softplus_inverse(torch.tensor(SCALE_BIAS)).to(like.device)
-
-
-def _opacity_bias(like: Tensor) -> Tensor:
-    return torch.tensor(math.log(OPACITY_BIAS / (1 - OPACITY_BIAS)), device=like.device)
+_SCALE_BIAS = float(_softplus_inverse(torch.tensor(SCALE_BIAS, dtype=torch.float32)))
+_OPACITY_BIAS = float(torch.tensor(math.log(OPACITY_BIAS / (1 - OPACITY_BIAS)), dtype=torch.float32))
 
 
 def _identity(like: Tensor) -> Tensor:
