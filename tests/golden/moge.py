@@ -81,9 +81,7 @@ def moge_v1(file: File) -> dict[str, torch.Tensor]:
     got = {"mid.image_resized_norm": resized, "mid.image_14": patched, "out.points": found.points, "out.mask_logit": found.mask}
     for index, (patches, cls) in enumerate(taps):
         got |= {f"mid.feat{index}": patches, f"mid.cls{index}": cls}
-    mask = (found.mask[0] > model.mask_threshold).numpy()
-    got |= _scalars(dict(zip(("out.focal", "out.shift"), focal.recover(found.points[0].numpy(), mask))))
-    return got | _inferred(model, file, masked=("infer",))
+    return got | _camera(model, found) | _inferred(model, file, masked=("infer",))
 
 
 def moge_v2(file: File) -> dict[str, torch.Tensor]:
@@ -91,7 +89,12 @@ def moge_v2(file: File) -> dict[str, torch.Tensor]:
     with torch.inference_mode():
         found = model(file.inputs["image"][None], file.tokens)
     got = {"out.points": found.points, "out.normal": found.normal, "out.mask_prob": found.mask, "out.metric_scale": found.scale}
-    return {name: value for name, value in got.items() if value is not None} | _inferred(model, file)
+    return {name: value for name, value in got.items() if value is not None} | _camera(model, found) | _inferred(model, file)
+
+
+def _camera(model, found) -> dict[str, torch.Tensor]:
+    mask = None if found.mask is None else (found.mask[0] > model.mask_threshold).numpy()
+    return _scalars(dict(zip(("out.focal", "out.shift"), focal.recover(found.points[0].numpy(), mask))))
 
 
 def _inferred(model, file: File, masked: tuple[str, ...] | None = None) -> dict[str, torch.Tensor]:
