@@ -21,8 +21,6 @@ from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Splats  # noqa: E40
 from comfyui_sam3d.worker.geometry import render  # noqa: E402
 from comfyui_sam3d.worker.ops import backends, rasterise, splatting  # noqa: E402
 from comfyui_sam3d.worker.ops.cameras import Cameras, orbit, spherical_hammersley  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
 
 from geometry_shapes import globe  # noqa: E402
 from golden import replay  # noqa: E402
@@ -69,11 +67,10 @@ def test_corners_on_pixel_centres_belong_to_one_quad_of_four() -> None:
     assert owners.max() == 1 and owners.sum() == 64
 
 
-@given(st.integers(0, 2**31), st.integers(1, 4))
-@settings(max_examples=15, deadline=None)
-def test_shared_edges_leave_no_gap_and_no_pixel_twice(seed: int, grain: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_shared_edges_leave_no_gap_and_no_pixel_twice(seed: int) -> None:
     """A triangulated square, larger than the picture, with corners on coarse positions so that edges often run through pixel centres."""
-    rng = np.random.default_rng(seed)
+    rng, grain = np.random.default_rng(seed), 1 + seed % 4
     side, size = 5, 16
     line = np.linspace(-2, size + 2, side)
     points = np.stack(np.meshgrid(line, line), axis=-1)
@@ -458,7 +455,7 @@ def test_triton_rasteriser(perspective: bool, cull: str | None) -> None:
     size, count = (200, 2000) if CUDA else (20, 24)
     generator = torch.Generator().manual_seed(3)
     middle = torch.rand(2, count, 1, 2, generator=generator) * (size + 8) - 4
-    spread = torch.rand(1, count, 1, 1, generator=generator) ** 4 * size + 3
+    spread = torch.rand(1, count, 1, 1, generator=generator) * size + 3
     xy = middle + (torch.rand(2, count, 3, 2, generator=generator) - 0.5) * spread
     xy[:, ::2] = xy[:, ::2].floor() + 0.5
     depth = torch.rand(2, count, 3, 1, generator=generator) * 4 + (-0.1 if perspective else -2.0)
@@ -467,7 +464,7 @@ def test_triton_rasteriser(perspective: bool, cull: str | None) -> None:
     got = triton_fragments(screen, faces, size, size + 3, perspective, cull)
     with backends.force("torch"):
         want = rasterise.rasterise(screen, faces, size, size + 3, perspective=perspective, cull=cull)
-    assert torch.equal(got.covered, want.covered) and float(want.covered.float().mean()) > 0.3
+    assert torch.equal(got.covered, want.covered) and float(want.covered.float().mean()) > 0.15
     same = got.face == want.face
     assert same.float().mean() > 0.999
     assert torch.allclose(got.depth, want.depth, rtol=1e-5, atol=1e-5)
@@ -493,7 +490,7 @@ def test_triton_splatter(orthographic: bool, compensate: bool, portion: int, mon
     with backends.force("torch"):
         want = splatting.splat(*splats, cameras, compensate=compensate, depth=True)
     image, alpha, far = splatting_triton.splat(splatting.Gaussians(*splats), cameras, 0.3, compensate, 0.01, True)
-    assert want.alpha.mean() > 0.1
+    assert want.alpha.mean() > 0.05
     # A share next to 1/255, or light next to 1e-4, may fall on either side.
     for got, wanted in ((image, want.image), (alpha, want.alpha), (far, torch.where(want.alpha > 0, want.depth * want.alpha, 0.0))):
         off = (got - wanted).abs()

@@ -111,8 +111,13 @@ def interpolate(values: Tensor, faces: Tensor, fragments: Fragments) -> Tensor:
     order. Differentiable in the values."""
     if fragments.bary is None:
         raise OptionError("These fragments hold no weights.", "Rasterise with bary=True.")
-    corners = faces.long()[fragments.face.clamp(min=0).long()]
-    return sum(values[corners[..., i]] * fragments.bary[..., i, None] for i in range(3))  # type: ignore[return-value]
+    if len(faces) == 0:
+        return values.new_zeros(*fragments.face.shape, values.shape[1])
+    face = fragments.face.clamp(min=0).long()
+    out = values[faces[:, 0].long()][face] * fragments.bary[..., 0, None]
+    for i in (1, 2):
+        out = out + values[faces[:, i].long()][face] * fragments.bary[..., i, None]
+    return out
 
 
 def _checked(screen: Tensor, faces: Tensor, height: int, width: int, cull: Cull) -> tuple[Tensor, Tensor]:

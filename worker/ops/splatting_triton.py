@@ -7,6 +7,8 @@ left. Where the list would grow beyond `_PAIRS` entries it is made and blended i
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -16,9 +18,10 @@ from .cameras import Cameras
 from .splatting import DONE, EDGE, FAINT, OPAQUE, Gaussians
 
 _TILE = 16  # pixels
-_ROW = 12  # floats of one Gaussian's row in the table: x y a b c opacity red green blue depth, two unused
+_ROW = 12  # floats of one Gaussian's row in the table: x y a b c o red green blue depth, two unused; its share is 2^(a dx^2 + b dx dy + c dy^2 + o)
 _PAIRS = 1 << 24  # (Gaussian, tile) entries at once: about 40 bytes each
 _UNROLL = 8
+_LOG2_E = math.log2(math.e)
 
 
 @triton.jit
@@ -26,7 +29,7 @@ def _project_kernel(
     positions_ptr, scales_ptr, rotations_ptr, opacities_ptr, colors_ptr, camera_ptr, table_ptr, depth_ptr, low_ptr, size_ptr,
     count, width, height, columns, rows, low_pass, near,
     ORTHOGRAPHIC: tl.constexpr, COMPENSATE: tl.constexpr, TILE: tl.constexpr, ROW: tl.constexpr, FAINT: tl.constexpr, EDGE: tl.constexpr,
-    BLOCK: tl.constexpr,
+    LOG2_E: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = n < count
@@ -89,10 +92,10 @@ def _project_kernel(
     row = table_ptr + n.to(tl.int64) * ROW
     tl.store(row, at_x, mask=live)
     tl.store(row + 1, at_y, mask=live)
-    tl.store(row + 2, wide_y * share, mask=live)
-    tl.store(row + 3, -xy * share, mask=live)
-    tl.store(row + 4, wide_x * share, mask=live)
-    tl.store(row + 5, opacity, mask=live)
+    tl.store(row + 2, -0.5 * LOG2_E * wide_y * share, mask=live)
+    tl.store(row + 3, LOG2_E * xy * share, mask=live)
+    tl.store(row + 4, -0.5 * LOG2_E * wide_x * share, mask=live)
+    tl.store(row + 5, tl.log2(opacity), mask=live)
     tl.store(row + 6, red, mask=live)
     tl.store(row + 7, green, mask=live)
     tl.store(row + 8, blue, mask=live)
@@ -156,8 +159,8 @@ def _blend_kernel(
             splat = table_ptr + tl.load(who_ptr + i + k, mask=there, other=0).to(tl.int64) * ROW
             dx, dy = px - tl.load(splat), py - tl.load(splat + 1)
             a, b, c = tl.load(splat + 2), tl.load(splat + 3), tl.load(splat + 4)
-            opacity = tl.where(there, tl.load(splat + 5), 0.0)
-            alpha = tl.minimum(opacity * tl.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy), OPAQUE)
+            opacity = tl.where(there, tl.load(splat + 5), float("-inf"))
+            alpha = tl.minimum(tl.exp2((a * dx + b * dy) * dx + (c * dy * dy + opacity)), OPAQUE)
             alpha = tl.where(alpha >= FAINT, alpha, 0.0)
             passing = light * (1.0 - alpha)
             weight = tl.where(passing >= DONE, alpha * light, 0.0)
@@ -204,7 +207,7 @@ def _view(
     low, size = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
     _project_kernel[(triton.cdiv(count, 128),)](
         *splats, parameters, table, distance, low, size, count, width, height, columns, rows, low_pass, near, cameras.orthographic, compensate,
-        _TILE, _ROW, FAINT, EDGE, 128, num_warps=4,
+        _TILE, _ROW, FAINT, EDGE, _LOG2_E, 128, num_warps=4,
     )  # fmt: skip
     order = torch.sort(distance, stable=True).indices
     entries = size[order]
