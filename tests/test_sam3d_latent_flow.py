@@ -234,3 +234,22 @@ def test_graphs_eager_and_the_twin_agree_on_a_gpu() -> None:
         eager = sample_latents(model, tokens, x, there, options, graphs=False)
         assert torch.equal(captured, eager)
         assert (captured.cpu() - exact).norm() < limit * exact.norm()
+
+
+@needs_gpu
+def test_without_memory_for_graphs_the_steps_run_as_they_are(monkeypatch) -> None:
+    voxels, x, tokens = two_objects(third_without_voxels=False)
+    there, x, tokens, flow = Voxels(voxels.coords.cuda()), x.cuda(), tokens.cuda(), CachedLatentFlow(build().cuda())
+    options = SamplerOptions(9, 1.0, 1.0)
+    wanted, velocity = sample_latents(flow, tokens, x, there, options, graphs=False), flow.velocity
+
+    def hungry(*args: object, **kwargs: object) -> object:
+        result = velocity(*args, **kwargs)  # type: ignore[arg-type]
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("no memory for a graph")
+        return result
+
+    monkeypatch.setattr(flow, "velocity", hungry)
+    assert torch.equal(sample_latents(flow, tokens, x, there, options), wanted)
+    monkeypatch.undo()
+    assert torch.equal(sample_latents(flow, tokens, x, there, options), wanted)

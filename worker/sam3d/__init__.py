@@ -16,6 +16,7 @@ Stage 2, on the voxels that stage 1 found:
 
     sparse        a set of voxels and what is derived from it; layers on voxels
     latent_flow   the sparse flow transformer, the plain twin
+    latent_flow_cached   the same network with all that is constant computed once
     latents       its conditioning, sampling, and the latents' scale
     decoder_torso    what the decoders begin with
     splat_decoder    latents -> splats; gaussians: their raw and activated values, a PLY's columns; scene_merge: several objects' in one scene

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import torch
 from torch import Tensor
@@ -87,7 +87,10 @@ class Step:
         else:
             self._advance(guided)
             if self._aside is not None and more > 1:  # after one that really ran: kernels are compiled, tables made
-                self._captured[guided] = self._capture(guided, self._aside)
+                try:
+                    self._captured[guided] = self._capture(guided, self._aside)
+                except torch.OutOfMemoryError:  # a graph has memory of its own; a step as it is had enough
+                    self._aside = None
 
     def _capture(self, guided: bool, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         """(Not by `torch.cuda.graph`, which waits for the GPU and gives its free memory back first.)"""
@@ -97,8 +100,11 @@ class Step:
             graph.capture_begin(*pool, capture_error_mode="thread_local")
             try:
                 self._advance(guided)
-            finally:
-                graph.capture_end()
+            except BaseException:
+                with suppress(RuntimeError):  # what went wrong matters, not that there is no graph
+                    graph.capture_end()
+                raise
+            graph.capture_end()
         return graph
 
     def _advance(self, guided: bool) -> None:
