@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent / "tests")]
-from _pack import mount, table
+from _pack import mount, table  # noqa: E402
 
 mount()
 
-from cleanup_shapes import ball, bumpy, raw_mesh, torus, union  # noqa: E402
 from comfyui_sam3d.worker.geometry.cleanup import CleanOptions, RawMesh, clean  # noqa: E402
+
+from cleanup_shapes import ball, bumpy, raw_mesh, torus, union  # noqa: E402
 
 LIMIT = {"cpu": "20 s on 2 cores", "cuda": "1.2 s on an H200"}
 

@@ -6,13 +6,24 @@ import numpy as np
 import pytest
 import trimesh
 
-pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import OptionError
-from comfyui_sam3d.worker.geometry.cleanup import attributes, decimate, error, hull, lods, nearest, smooth, topology, visibility
+from comfyui_sam3d.contract.errors import OptionError  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup import (  # noqa: E402
+    attributes,
+    collapse,
+    decimate,
+    error,
+    hull,
+    lods,
+    nearest,
+    smooth,
+    topology,
+    visibility,
+)  # fmt: skip
 
-from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus
-from cleanup_shapes import ball as ball_distance
+from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus  # noqa: E402
+from cleanup_shapes import ball as ball_distance  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -162,6 +173,33 @@ def test_decimation_keeps_the_budget_and_stays_closed(budget: int) -> None:
     assert made.reached and len(made.faces) <= budget
     mesh = trimesh.Trimesh(made.vertices, made.faces, process=False)
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+)
+@pytest.mark.parametrize("budget", [3000, 1000])
+def test_parallel_collapses_are_as_good_as_the_library(device: str, budget: int) -> None:
+    raw = raw_mesh(bumpy(torus()), 64, noise=0.15)
+    vertices, faces = collapse.thin(raw.vertices, raw.faces, budget, device)
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert mesh.is_watertight and mesh.is_winding_consistent and 0.9 * budget <= len(faces) <= budget
+    assert topology.soundness(vertices, faces).genus == topology.soundness(raw.vertices, raw.faces).genus
+    plain = decimate.decimate(raw.vertices, raw.faces, budget)
+    ours, theirs = (
+        error.surface_error(made, (raw.vertices, raw.faces), 2000) for made in ((vertices, faces), (plain.vertices, plain.faces))
+    )
+    assert ours.rms < 1.2 * theirs.rms and ours.max < 2 * theirs.max and ours.turned < 0.01
+
+
+def test_parallel_collapses_stop_where_none_is_sound() -> None:
+    """A tetrahedron can't lose a face, and a torus can't lose its hole."""
+    ball, ring = sphere(8), raw_mesh(torus(), 32)
+    assert len(collapse.thin(ball.vertices, ball.faces, 0, "cpu")[1]) == 4
+    vertices, faces = collapse.thin(ring.vertices, ring.faces, 0, "cpu")
+    before, after = topology.soundness(ring.vertices, ring.faces), topology.soundness(vertices, faces)
+    assert after.closed and (after.bodies, after.genus) == (before.bodies, before.genus) and before.genus == 1
+    assert len(faces) >= 14 + 4 * (after.bodies - 1)
 
 
 def test_decimation_of_few_faces_changes_nothing() -> None:

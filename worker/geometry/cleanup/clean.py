@@ -111,7 +111,7 @@ class _Unit:
 def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | None = None, device: torch.device | str = "cpu") -> Cleaned:
     """Floaters and inner surface gone, holes closed, faces within the budget and outwards, colours carried over.
 
-    device: where visibility is computed. job: told between steps; lets its JobCancelled pass. Raises InputError for a mesh without a usable face.
+    device: where visibility is computed, and large meshes are thinned. job: told between steps; lets its JobCancelled pass. Raises InputError for a mesh without a usable face.
 
     report: faces_before, faces_after, dropped (faces by reason), bodies_before, bodies_after, floaters, inner_bodies, inner_faces, holes_closed and holes_left (edges of
     each), split_vertices, turned_bodies, closed, boundary_edges, euler, genus, volume, budget_reached, error (see SurfaceError; None where not measured), hull,
@@ -131,14 +131,14 @@ def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | 
         with run.step("smooth"):
             surface = smooth.taubin(*raw, options.smooth), raw[1]
     with run.step("thin"):
-        fine = _thinned(surface, _detail(options.budget), run)
+        fine = _thinned(surface, _detail(options.budget), run, device)
     lost = None
     if options.remove_inner:
         fine, lost = _without_inner(fine, options, run, device)
     with run.step("holes"):
         fine = _filled(fine, options, run)
     with run.step("decimate"):
-        final = _thinned(fine, options.budget, run, said=True)
+        final = _thinned(fine, options.budget, run, device, said=True)
     with run.step("colors"):
         values = None if colors is None else attributes.carry(colors, raw, final)
     with run.step("error"):
@@ -211,14 +211,14 @@ def _detail(budget: int | None) -> int | None:
     return None if budget is None else max(budget, min(max(3 * budget, DETAIL[0]), DETAIL[1]))
 
 
-def _thinned(surface: _Surface, budget: int | None, run: _Run, said: bool = False) -> _Surface:
+def _thinned(surface: _Surface, budget: int | None, run: _Run, device: torch.device | str, said: bool = False) -> _Surface:
     """At most `budget` faces, as a manifold."""
     vertices, faces = surface
     if budget is None or len(faces) <= budget:
         vertices, faces, _, split = repair.split_crowded(vertices, faces)
         made = decimate.Decimated(vertices, faces, split, 0, True)
     else:
-        made = decimate.decimate(vertices, faces, budget)
+        made = decimate.decimate(vertices, faces, budget, device)
     run.report["split_vertices"] = run.report.get("split_vertices", 0) + made.split
     if said:
         run.report["budget_reached"] = made.reached

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+import torch
 
 from ....contract.errors import EngineError, SetupError
+from .collapse import thin
 from .repair import fit_faces, split_crowded
 from .topology import Array, balanced, compact
 
+PARALLEL = 50_000  # faces from which a GPU is the faster way
 HARSHNESS = (5.0, 7.0, 9.0)  # how fast the tolerated error grows from round to round; the first that reaches the budget is taken
 _LOCK = threading.Lock()  # the library works on global variables
 
@@ -31,37 +36,56 @@ class Decimated:
     reached: bool
 
 
-def decimate(vertices: Array, faces: Array, budget: int) -> Decimated:
+def decimate(vertices: Array, faces: Array, budget: int, device: torch.device | str = "cpu") -> Decimated:
     """At most `budget` faces of the surface. Closed stays closed; a boundary is kept where that leaves enough to collapse.
 
-    vertices inside a cube of about 1: the library's tolerance is absolute. Raises SetupError where it isn't installed.
+    vertices inside a cube of about 1: tolerances are absolute. device: on a GPU, a large closed mesh is thinned there, in parallel (collapse.py). Raises
+    SetupError where the library isn't installed.
     """
     if len(faces) <= budget:
         return Decimated(vertices.astype(np.float64), faces, 0, 0, True)
-    if importlib.util.find_spec("fast_simplification") is None:
-        raise SetupError("Decimating a mesh needs the package fast-simplification, which isn't installed.")
-    open_ = not balanced(faces)
+    closed = balanced(faces)
     best: Decimated | None = None
-    ways = [(h, border) for border in ([True, False] if open_ else [False]) for h in HARSHNESS]
-    for tries, (harshness, border) in enumerate(ways, 1):
-        made = _decimated(vertices, faces, budget, harshness, border, tries)
-        sound = len(made.faces) > 0 and (open_ or balanced(made.faces))
-        if sound and (best is None or len(made.faces) < len(best.faces)):
-            best = made
-        if sound and made.reached:
+    for tries, way in enumerate(_ways(len(faces), budget, closed, torch.device(device)), 1):
+        points, fit, split = _sound(*way(vertices, faces, budget))
+        made = Decimated(points, fit, split, tries, len(fit) <= budget)
+        if len(fit) == 0 or (closed and not balanced(fit)):
+            continue
+        if made.reached:
             return made
+        if best is None or len(fit) < len(best.faces):
+            best = made
     if best is None:
         raise EngineError("Decimation left nothing of the mesh that is closed.", "Give a larger face budget.")
     return best
 
 
-def _decimated(vertices: Array, faces: Array, budget: int, harshness: float, border: bool, tries: int) -> Decimated:
+_Way = Callable[[Array, Array, int], tuple[Array, Array]]
+
+
+def _ways(count: int, budget: int, closed: bool, device: torch.device) -> list[_Way]:
+    """What to try, best first."""
+    plain: list[_Way] = [
+        partial(_collapsed, harshness=h, border=border) for border in ([False] if closed else [True, False]) for h in HARSHNESS
+    ]
+    parallel = device.type != "cpu" and closed and count > PARALLEL
+    return [partial(thin, device=device), *plain] if parallel else plain
+
+
+def _collapsed(vertices: Array, faces: Array, budget: int, harshness: float, border: bool) -> tuple[Array, Array]:
+    if importlib.util.find_spec("fast_simplification") is None:
+        raise SetupError("Decimating a mesh needs the package fast-simplification, which isn't installed.")
     from fast_simplification import simplify
 
     points = np.ascontiguousarray(vertices, np.float64)
     corners = np.ascontiguousarray(faces, np.int32)
     with _LOCK:
         points, corners = simplify(points, corners, target_count=budget, agg=harshness, preserve_border=border)
-    fit, _ = fit_faces(points, np.asarray(corners, np.int64))
+    return points, np.asarray(corners, np.int64)
+
+
+def _sound(points: Array, faces: Array) -> tuple[Array, Array, int]:
+    """What the collapses left, as a manifold -> vertices, faces, vertices added."""
+    fit, _ = fit_faces(points, faces)
     points, fit, _, split = split_crowded(*compact(points, fit)[:2])
-    return Decimated(points, fit, split, tries, len(fit) <= budget)
+    return points, fit, split
