@@ -33,7 +33,7 @@ def corner_means(features: Tensor, order: Tensor, corners: Tensor, count: int, c
         for column, vertex in zip(columns, corners[:, block]):  # one corner at a time: no vertex comes twice
             part = here.index_select(1, column)
             part[:, 0] += shift
-            sums.index_add_(0, vertex, part)
+            _add(sums, vertex, part)
             cubes.index_add_(0, vertex, one.expand(len(vertex)))
     return sums.div_(cubes[:, None]), cubes
 
@@ -75,7 +75,7 @@ def dual_vertices(
             pb, wb = _corner(here, corners[b, block].index_select(0, row), b, sdf, values, resolution)
             wa, wb = wa * alpha_a, wb * alpha_b
             vertex = (first[block] + group).index_select(0, row)
-            sums.index_add_(0, vertex, pa.mul_(wb).sub_(pb.mul_(wa)).div_(wb - wa).mul_(beta))
+            _add(sums, vertex, pa.mul_(wb).sub_(pb.mul_(wa)).div_(wb - wa).mul_(beta))
             shares.index_add_(0, vertex, beta[:, 0])
     return sums.div_(shares[:, None])
 
@@ -100,6 +100,11 @@ def _corner(cubes: Tensor, row: Tensor, corner: int, sdf: Tensor, values: Tensor
         p[absent, 3:] = 0.5
         s[absent] = 1.0
     return p, s[:, None]
+
+
+def _add(sums: Tensor, rows: Tensor, values: Tensor) -> None:
+    """sums[rows] += values, where no row comes twice: several times as fast as index_add_ on a CPU."""
+    sums.index_copy_(0, rows.long(), sums.index_select(0, rows).add_(values))
 
 
 def _blocks(count: int, device: torch.device) -> list[slice]:
