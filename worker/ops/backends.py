@@ -2,6 +2,7 @@
 
 SAM3D_OPS=torch                 every operation as its plain twin
 with force("triton"): ...       the same for a block of code; a backend that can't run is an error, never a silent fallback
+available(device)               what can run here, for each operation
 """
 
 from __future__ import annotations
@@ -16,6 +17,22 @@ import torch
 
 from ...contract.errors import SetupError
 
+# Operations (the modules beside this one) and the backends they know, besides the plain twin `torch`.
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "cubes": ("triton",),
+    "fused": ("triton",),
+    "group_norm": ("triton",),
+    "packed_attention": ("triton",),
+    "rasterise": ("triton", "pytorch3d", "nvdiffrast"),
+    "sparse_conv": ("triton", "spconv"),
+    "sparse_fused": ("triton",),
+    "splatting": ("triton", "gsplat"),
+    "window_attention": ("triton", "varlen", "xformers"),
+}
+_NAMES = {"torch"}.union(*OPERATIONS.values())
+_ANY_DEVICE = ("pytorch3d",)
+_PYTORCHS_OWN = ("varlen",)
+
 _forced: list[str] = [name] if (name := os.environ.get("SAM3D_OPS", "")) else []
 
 
@@ -28,9 +45,8 @@ def choose(device: torch.device, *offered: str, by_name: tuple[str, ...] = ()) -
     """The name of the backend for tensors on `device`, out of those that an operation offers; `torch` always runs. Those in `by_name` run only
     where they are forced.
 
-    Raises SetupError where a backend was forced that can't run here. A forced name that the operation doesn't offer is ignored.
+    Raises SetupError where a backend was forced that can't run here, or that nothing offers. A forced name that only other operations offer is ignored.
     """
-    able = [name for name in offered if _able(name, device)]
     for name in reversed(_forced):
         if name == "torch":
             return "torch"
@@ -38,7 +54,14 @@ def choose(device: torch.device, *offered: str, by_name: tuple[str, ...] = ()) -
             if not _able(name, device):
                 raise SetupError(f"The backend {name!r} was asked for, but can't run on {device}.", _missing(name))
             return name
-    return able[0] if able else "torch"
+        if name not in _NAMES:
+            raise SetupError(f"There is no backend {name!r}.", f"Use one of {', '.join(sorted(_NAMES))} in SAM3D_OPS, or leave it unset.")
+    return next((name for name in offered if _able(name, device)), "torch")
+
+
+def available(device: torch.device) -> dict[str, list[str]]:
+    """For each operation the backends that can run on `device`, those preferred first; some run only by name. The plain twin is the last."""
+    return {operation: [*(name for name in names if _able(name, device)), "torch"] for operation, names in OPERATIONS.items()}
 
 
 @contextlib.contextmanager
@@ -52,16 +75,9 @@ def force(name: str) -> Iterator[None]:
 
 
 def _able(name: str, device: torch.device) -> bool:
-    if name == "triton":
-        return device.type == "cuda" and has("triton")
-    if name in ("gsplat", "nvdiffrast", "spconv", "xformers"):
-        return device.type == "cuda" and has(name)
-    if name == "varlen":  # PyTorch's own
-        return device.type == "cuda"
-    return name == "pytorch3d" and has(name)
+    return (device.type == "cuda" or name in _ANY_DEVICE) and (name in _PYTORCHS_OWN or has(name))
 
 
 def _missing(name: str) -> str:
-    if name == "varlen":
-        return "It needs a CUDA device."
-    return f"Install the package {name}." if name == "pytorch3d" else f"It needs a CUDA device and the package {name}."
+    needs = [*(["a CUDA device"] if name not in _ANY_DEVICE else []), *([f"the package {name}"] if name not in _PYTORCHS_OWN else [])]
+    return f"It needs {' and '.join(needs)}."

@@ -1,7 +1,8 @@
 """Submanifold convolution on a set of voxels (Graham et al., "3D Semantic Segmentation with Submanifold Sparse Convolutional Networks", 2018).
 
 Backends: `torch` (this file: gathers each row's neighbours and multiplies once, in chunks of rows; any device, a fixed order of sums), `triton`
-(CUDA; sparse_conv_triton.py). Float32 takes `triton` by name only: cuBLAS is faster there.
+(CUDA; sparse_conv_triton.py), `spconv` (CUDA; sparse_conv_spconv.py; where the rows' coordinates are given). Float32 takes the last two by name only:
+cuBLAS is faster there.
 
 A finer grid made by splitting every voxel in 2 x 2 x 2 needs no table of its own: `levels` says how often the table's set was split.
 """
@@ -18,21 +19,34 @@ from torch import Tensor
 from .backends import choose
 from .neighbours import CHILDREN, OFFSETS, child_table
 
-BACKENDS = ("triton",)
+BACKENDS = ("triton", "spconv")
 
 
 def submanifold_conv3(
-    x: Tensor, table: Tensor, weight: Tensor, bias: Tensor | None = None, *, levels: int = 0, chunk: int | None = None
+    x: Tensor,
+    table: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    levels: int = 0,
+    coords: Tensor | None = None,
+    chunk: int | None = None,
 ) -> Tensor:
     """x (N, Cin), neighbours (N, 27) of `neighbour_table`, weight (Cout, 3, 3, 3, Cin) -> (N, Cout): sites and their order stay.
 
     A cross-correlation, as a zero-padded dense conv3d at the active sites. Any float dtype, one for all. levels: x has 8^levels rows for each row
-    of the table, in `child_table`'s order. chunk: the twin's rows at once; None takes what fits.
+    of the table, in `child_table`'s order. coords: int32 (N, 4), the rows (batch, x, y, z) of x. chunk: the twin's rows at once; None takes what
+    fits.
     """
-    if _chosen(x) == "triton":
+    backend = _chosen(x, BACKENDS[: 1 if coords is None else 2])
+    if backend == "triton":
         from .sparse_conv_triton import sparse_conv
 
         return sparse_conv(x, table, weight.flatten(1, 3).contiguous(), bias, levels, split=False)
+    if backend == "spconv" and coords is not None:
+        from .sparse_conv_spconv import submanifold_conv3 as fast
+
+        return fast(x, coords, weight, bias)
     flat, padded, out = weight.flatten(1), _padded(x), x.new_empty(len(x), len(weight))
     for rows, near in _chunks(x, table, levels, chunk):
         out[rows] = F.linear(padded[near].flatten(1), flat, bias)
@@ -48,7 +62,7 @@ def subdivided_conv3(
     cells that fall on the same parent are added beforehand, in float32. table, levels: the neighbours of x's rows.
     """
     folded = folded_kernel(weight)
-    if _chosen(x) == "triton":
+    if _chosen(x, BACKENDS[:1]) == "triton":
         from .sparse_conv_triton import sparse_conv
 
         return sparse_conv(x, table, folded, bias, levels, split=True)
@@ -85,9 +99,9 @@ def _shares(device: torch.device) -> Tensor:
     return shares.to(device)
 
 
-def _chosen(x: Tensor) -> str:
+def _chosen(x: Tensor, backends: tuple[str, ...]) -> str:
     half = x.dtype in (torch.float16, torch.bfloat16)
-    return choose(x.device, *(BACKENDS if half else ()), by_name=BACKENDS)
+    return choose(x.device, *(backends if half else ()), by_name=backends)
 
 
 def _padded(x: Tensor) -> Tensor:

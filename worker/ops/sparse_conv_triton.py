@@ -29,11 +29,11 @@ def _neighbour(table_ptr, row, inside, dx, dy, dz, LEVELS: tl.constexpr):
     return tl.where(found < 0, -1, (found << (3 * LEVELS)) + within)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # or every other number of voxels compiles anew
 def _conv_kernel(
     x_ptr, table_ptr, weight_ptr, bias_ptr, out_ptr, rows,
     CIN: tl.constexpr, COUT: tl.constexpr, LEVELS: tl.constexpr, SPLIT: tl.constexpr, HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, FLAT: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     PARTS: tl.constexpr = 8 if SPLIT else 27
     BLOCKS: tl.constexpr = (CIN + BK - 1) // BK
@@ -50,41 +50,24 @@ def _conv_kernel(
     k = tl.arange(0, BK)
     weight_ptr += (child * COUT + column).to(tl.int64)[None, :] * (PARTS * CIN)
     total = tl.zeros((BM, BN), tl.float32)
-    if FLAT:
-        for step in range(PARTS * BLOCKS):
-            part = step // BLOCKS
-            channel = step % BLOCKS * BK + k
-            if SPLIT:  # a child's neighbours lie in the 2 x 2 x 2 parents on its side
-                dx, dy, dz = (part >> 2) + (child >> 2) - 1, ((part >> 1) & 1) + ((child >> 1) & 1) - 1, (part & 1) + (child & 1) - 1
-            else:
-                dx, dy, dz = part // 9 - 1, part // 3 % 3 - 1, part % 3 - 1
-            source = _neighbour(table_ptr, row, inside, dx, dy, dz, LEVELS)
-            a = tl.load(
-                x_ptr + source.to(tl.int64)[:, None] * CIN + channel[None, :],
-                mask=(source >= 0)[:, None] & (channel < CIN)[None, :],
-                other=0.0,
-            )
-            b = tl.load(weight_ptr + (part * CIN + channel)[:, None], mask=(channel < CIN)[:, None] & (column < COUT)[None, :], other=0.0)
-            total = tl.dot(a, b, total, input_precision=PRECISION)
-    else:
-        for part in range(PARTS):
-            if SPLIT:  # a child's neighbours lie in the 2 x 2 x 2 parents on its side
-                dx, dy, dz = (part >> 2) + (child >> 2) - 1, ((part >> 1) & 1) + ((child >> 1) & 1) - 1, (part & 1) + (child & 1) - 1
-            else:
-                dx, dy, dz = part // 9 - 1, part // 3 % 3 - 1, part % 3 - 1
-            source = _neighbour(table_ptr, row, inside, dx, dy, dz, LEVELS)
-            if tl.max(source, 0) >= 0:
-                for block in range(BLOCKS):
-                    channel = block * BK + k
-                    a = tl.load(
-                        x_ptr + source.to(tl.int64)[:, None] * CIN + channel[None, :],
-                        mask=(source >= 0)[:, None] & (channel < CIN)[None, :],
-                        other=0.0,
-                    )
-                    b = tl.load(
-                        weight_ptr + (part * CIN + channel)[:, None], mask=(channel < CIN)[:, None] & (column < COUT)[None, :], other=0.0
-                    )
-                    total = tl.dot(a, b, total, input_precision=PRECISION)
+    for part in range(PARTS):
+        if SPLIT:  # a child's neighbours lie in the 2 x 2 x 2 parents on its side
+            dx, dy, dz = (part >> 2) + (child >> 2) - 1, ((part >> 1) & 1) + ((child >> 1) & 1) - 1, (part & 1) + (child & 1) - 1
+        else:
+            dx, dy, dz = part // 9 - 1, part // 3 % 3 - 1, part % 3 - 1
+        source = _neighbour(table_ptr, row, inside, dx, dy, dz, LEVELS)
+        if tl.max(source, 0) >= 0:
+            for block in range(BLOCKS):
+                channel = block * BK + k
+                a = tl.load(
+                    x_ptr + source.to(tl.int64)[:, None] * CIN + channel[None, :],
+                    mask=(source >= 0)[:, None] & (channel < CIN)[None, :],
+                    other=0.0,
+                )
+                b = tl.load(
+                    weight_ptr + (part * CIN + channel)[:, None], mask=(channel < CIN)[:, None] & (column < COUT)[None, :], other=0.0
+                )
+                total = tl.dot(a, b, total, input_precision=PRECISION)
     if HAS_BIAS:
         total += tl.load(bias_ptr + column, mask=column < COUT, other=0.0).to(tl.float32)[None, :]
     place = row.to(tl.int64)
@@ -99,6 +82,7 @@ def _conv_kernel(
 
 @functools.cache
 def _shared_memory(index: int) -> int:
+    """Bytes that a block may have."""
     return int(torch.cuda.get_device_properties(index).shared_memory_per_block_optin) if torch.cuda.is_available() else 1 << 20
 
 
@@ -111,21 +95,20 @@ def sparse_conv(
     (rows, channels), out_channels = x.shape, weight.shape[-3]
     out = torch.empty(rows * (8 if split else 1), out_channels, dtype=x.dtype, device=x.device)
     if rows:
-        flat, bm, bn, bk, warps, stages = tile or _tile(x, out_channels)
+        bm, bn, bk, stages = tile or _tile(x, out_channels, len(out))
         grid = (triton.cdiv(rows, bm) * triton.cdiv(out_channels, bn) * (8 if split else 1),)
         _conv_kernel[grid](
             x, table, weight, weight if bias is None else bias, out, rows, channels, out_channels, levels, split, bias is not None,
-            "ieee" if x.dtype == torch.float32 else "tf32", bm, bn, bk, flat, num_warps=warps, num_stages=stages,
+            "ieee" if x.dtype == torch.float32 else "tf32", bm, bn, bk, num_warps=4, num_stages=stages,
         )  # fmt: skip
     return out
 
 
-def _tile(x: Tensor, out_channels: int) -> tuple[int, ...]:
-    """Measured on an H200 at the sizes of the released models; smaller GPUs hold fewer stages."""
+def _tile(x: Tensor, out_channels: int, rows: int) -> tuple[int, int, int, int]:
+    """(BM, BN, BK, stages). Measured on an H200 at the sizes of the released models: these are within a sixth of the best of 18 at each."""
     if x.dtype == torch.float32:
-        return False, 32, 32, 32, 4, 2
-    roomy = _shared_memory(x.device.index or 0) > 150 << 10
-    if x.shape[1] >= 512:
-        return False, 128, 64, 64, 4, 3
-    bn, bk = 64 if out_channels % 128 and out_channels > 128 else 128, 32 if x.shape[1] % 64 else 64
-    return True, 128 if bn == 64 or bk == 32 else 64, bn, bk, 4, 4 if roomy else 2
+        return 32, 32, 32, 2
+    stages = 3 if _shared_memory(x.device.index or 0) >= 150 << 10 else 2
+    if triton.cdiv(rows, 128) * triton.cdiv(out_channels, 128) < 200:  # too few for all multiprocessors
+        return 64, 128, 64 if x.shape[1] >= 512 else 32, stages
+    return 128, 128, 32 if x.shape[1] % 64 else 64, stages

@@ -162,7 +162,7 @@ class SubmanifoldConv3(nn.Module):
 
     def forward(self, x: Tensor, voxels: Voxels) -> Tensor:
         table, levels = voxels.table
-        return submanifold_conv3(x, table, self.conv.weight, self.conv.bias, levels=levels)
+        return submanifold_conv3(x, table, self.conv.weight, self.conv.bias, levels=levels, coords=voxels.coords)
 
     def subdivided(self, x: Tensor, voxels: Voxels) -> Tensor:
         """Of every row of x 8 times over: (N, Cin) on `voxels` -> (8 N, Cout) on `voxels.fine`."""
