@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import trimesh
 
-torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import OptionError  # noqa: E402
-from comfyui_sam3d.worker.geometry.cleanup import (  # noqa: E402
+from comfyui_sam3d.contract.errors import OptionError
+from comfyui_sam3d.worker.geometry.cleanup import (
     attributes,
     collapse,
     decimate,
@@ -22,8 +22,8 @@ from comfyui_sam3d.worker.geometry.cleanup import (  # noqa: E402
     visibility,
 )  # fmt: skip
 
-from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus  # noqa: E402
-from cleanup_shapes import ball as ball_distance  # noqa: E402
+from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus
+from cleanup_shapes import ball as ball_distance
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,13 +175,10 @@ def test_decimation_keeps_the_budget_and_stays_closed(budget: int) -> None:
     assert mesh.is_watertight and mesh.is_winding_consistent and mesh.volume > 0
 
 
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
-)
 @pytest.mark.parametrize("budget", [3000, 1000])
-def test_parallel_collapses_are_as_good_as_the_library(device: str, budget: int) -> None:
+def test_parallel_collapses_are_as_good_as_the_library(budget: int) -> None:
     raw = raw_mesh(bumpy(torus()), 64, noise=0.15)
-    vertices, faces = collapse.thin(raw.vertices, raw.faces, budget, device)
+    vertices, faces = collapse.thin(raw.vertices, raw.faces, budget, "cpu")
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.is_watertight and mesh.is_winding_consistent and 0.9 * budget <= len(faces) <= budget
     assert topology.soundness(vertices, faces).genus == topology.soundness(raw.vertices, raw.faces).genus
