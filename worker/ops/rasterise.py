@@ -26,7 +26,7 @@ REACH = 1 << 17  # pixels: a face with a corner further out than this is dropped
 EMPTY = torch.iinfo(torch.int64).max  # the key of a pixel that nothing covers
 _FACES = 1 << 18  # (view, face) pairs at once in the twin
 _PAIRS = 1 << 21  # (face, pixel) pairs at once in the twin
-_PIXELS = 1 << 25  # pixels at once: 256 MiB of keys
+_PIXELS = 1 << 25  # pixels, or (view, face) pairs, at once: 256 MiB of keys
 
 Cull = Literal["back", "front"] | None
 
@@ -74,7 +74,7 @@ def rasterise(
     face = torch.empty(count, height, width, dtype=torch.int32, device=device)
     depth = torch.empty(count, height, width, device=device)
     weights = torch.empty(count, height, width, 3, device=device) if bary else None
-    for views in _chunks(count, height * width, _PIXELS):
+    for views in _chunks(count, max(height * width, len(faces)), _PIXELS):
         keys = _nearest(name, screen[views], faces, height, width, perspective, cull, _limit(near, perspective))
         out = face[views], depth[views], None if weights is None else weights[views]
         if name == "triton":
@@ -91,11 +91,12 @@ def visible_faces(
 ) -> Tensor:
     """(F,) int64: in how many of the views a face owns at least one pixel. vertices: (N, 3) float32 in the world. far: faces with a corner
     beyond this depth are dropped. Holds a few views at a time."""
+    cameras = cameras.to(vertices.device)
     screen, faces = _checked(cameras[:1].project(vertices), faces, cameras.height, cameras.width, cull)
     limit = _limit(near, not cameras.orthographic)
     name = choose(screen.device, "triton")
     total = torch.zeros(len(faces), dtype=torch.int64, device=screen.device)
-    for views in _chunks(len(cameras), cameras.height * cameras.width, _PIXELS):
+    for views in _chunks(len(cameras), max(cameras.height * cameras.width, len(faces)), _PIXELS):
         screen = cameras[views].project(vertices)
         if far is not None:
             screen = torch.where(screen[..., 2:] < far, screen, torch.nan)

@@ -27,7 +27,7 @@ DONE = 1e-4
 EDGE = 0.3  # shares of half the picture: how far outside it the projection's derivative is still taken at the centre itself
 _TILE = 8  # pixels
 _LAYERS = 32  # splats of one tile that are blended at once
-_PAIRS = 1 << 14  # (tile, splat) pairs at once
+_TILES = 256  # tiles at once
 
 
 @dataclass(frozen=True)
@@ -164,45 +164,46 @@ def _view(splats: Gaussians, camera: Cameras, low_pass: float, compensate: bool,
     """(H W, 5): premultiplied colour, alpha, depth times alpha."""
     ellipses = project(splats, camera, low_pass, compensate, near)
     columns, rows = -(-camera.width // _TILE), -(-camera.height // _TILE)
-    order = _drawn_in_order(ellipses)
-    tiles, who = _bin(ellipses, order, columns, rows)
-    table = torch.cat([ellipses.xy, ellipses.conic, ellipses.opacity[:, None], splats.colors, ellipses.depth[:, None]], dim=1)
+    tiles, who = _bin(ellipses, _drawn_in_order(ellipses), columns, rows)
+    counts = torch.bincount(tiles, minlength=columns * rows)
+    starts = torch.cumsum(counts, 0) - counts
+    drawn = ellipses.opacity > 0
+    log = torch.log(torch.where(drawn, ellipses.opacity, 1.0))[:, None]
+    table = torch.cat([ellipses.xy, ellipses.conic, log, splats.colors, torch.ones_like(log), ellipses.depth[:, None]], dim=1)
+    longest = torch.argsort(counts, descending=True)[: int((counts > 0).sum())]  # so that tiles with lists of like length go together
+    blended = [_blend(table, who, starts[some], counts[some], some % columns, some // columns) for some in longest.split(_TILES) if len(some)]
     state = table.new_zeros(columns * rows, _TILE * _TILE, 5)
-    light = torch.ones_like(state[..., 0])
-    ends = torch.bincount(tiles, minlength=columns * rows).cumsum(0)
-    starts = torch.cat([ends.new_zeros(1), ends[:-1]])
-    inner = torch.arange(_TILE * _TILE, device=tiles.device)
-    number = torch.arange(columns * rows, device=tiles.device)
-    px = ((number % columns * _TILE)[:, None] + inner % _TILE + 0.5).float()
-    py = ((number // columns * _TILE)[:, None] + inner // _TILE + 0.5).float()
-    layer = torch.arange(_LAYERS, device=tiles.device)
-    active = (ends > starts).nonzero()[:, 0]
-    while len(active):
-        added, left = [], []
-        for some in active.split(_PAIRS // _LAYERS):
-            at = starts[some][:, None] + layer
-            there = at < ends[some][:, None]
-            x, y, a, b, c, opacity, *_ = table[who[at.clamp(max=len(who) - 1)]].unbind(dim=2)
-            alpha = _alphas(px[some][:, None], py[some][:, None], *(t[..., None] for t in (x, y, a, b, c, opacity * there)))
-            passing = torch.cumprod(1 - alpha, dim=1) * light[some][:, None]
-            before = torch.cat([light[some][:, None], passing[:, :-1]], dim=1)
-            weight = alpha * before * (passing >= DONE)
-            values = table[who[at.clamp(max=len(who) - 1)]][..., 6:]
-            values = torch.cat([values[..., :3], torch.ones_like(values[..., :1]), values[..., 3:]], dim=2)
-            added.append(weight.transpose(1, 2) @ values)
-            left.append(passing[:, -1])
-        state = state.index_add(0, active, torch.cat(added))
-        light = light.index_copy(0, active, torch.cat(left))
-        starts = starts + _LAYERS
-        active = active[(starts[active] < ends[active]) & (light[active].amax(dim=1) >= DONE)]
+    if len(longest):
+        state = state.index_copy(0, longest, torch.cat(blended))
     state = state.view(rows, columns, _TILE, _TILE, 5).transpose(1, 2).reshape(rows * _TILE, columns * _TILE, 5)
     return state[: camera.height, : camera.width].reshape(-1, 5)
 
 
-def _alphas(px: Tensor, py: Tensor, x: Tensor, y: Tensor, a: Tensor, b: Tensor, c: Tensor, opacity: Tensor) -> Tensor:
-    dx, dy = px - x, py - y
-    alpha = (opacity * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)).clamp(max=OPAQUE)
-    return torch.where(alpha >= FAINT, alpha, 0.0)
+def _blend(table: Tensor, who: Tensor, starts: Tensor, counts: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+    """Some tiles, whose Gaussians who[starts : starts + counts] are nearest first -> (T, pixels, 5). table: (N, 11), as `_view` makes it."""
+    inner = torch.arange(_TILE, device=who.device) + 0.5
+    px, py = columns[:, None, None] * _TILE + inner, rows[:, None, None] * _TILE + inner
+    layer = torch.arange(_LAYERS, device=who.device)
+    state = table.new_zeros(len(starts), _TILE * _TILE, 5)
+    light = table.new_ones(len(starts), 1, _TILE * _TILE)
+    for first in range(0, int(counts.max()), _LAYERS):
+        left = ((counts > first) & (light.detach().amax(dim=(1, 2)) >= DONE)).nonzero()[:, 0]
+        if len(left) == 0:
+            break
+        there = first + layer < counts[left, None]
+        row = table[who[(starts[left, None] + first + layer).clamp(max=len(who) - 1)]]
+        x, y, a, b, c, log = row[..., :6, None].unbind(dim=2)
+        dx, dy = px[left] - x, py[left] - y
+        across, down = -0.5 * a * dx * dx + torch.where(there[..., None], log, -torch.inf), -0.5 * c * dy * dy
+        power = torch.addcmul(across[:, :, None] + down[..., None], (-b * dy)[..., None], dx[:, :, None]).flatten(2)
+        alpha = torch.exp(power).clamp(max=OPAQUE)
+        alpha = torch.where(alpha >= FAINT, alpha, 0.0)
+        clear = 1 - alpha
+        passing = torch.cumprod(clear, dim=1) * light[left]
+        weight = torch.where(passing >= DONE, alpha * passing / clear, 0.0)
+        state = state.index_add(0, left, weight.transpose(1, 2) @ row[..., 6:])
+        light = light.index_copy(0, left, passing[:, -1:])
+    return state
 
 
 def _drawn_in_order(ellipses: Ellipses) -> Tensor:
