@@ -35,8 +35,8 @@ BANNED_CALLS = {
 NETWORK = {"socket", "socketserver", "http", "urllib", "ssl", "requests", "httpx", "aiohttp", "smtplib", "xmlrpc"}
 HARMLESS_NETWORK = {"urllib.parse"}
 INSTALLERS = ("install.py", "sam3d.py", "environment/")  # run by a person, never by the canvas
-# who may start processes: the client its worker, the installer its tools
-STARTERS = (*INSTALLERS, "client/")
+# who may start processes: the client its worker, the worker a library that crashes, the installer its tools
+STARTERS = (*INSTALLERS, "client/", "worker/geometry/texture/unwrap.py")
 # who may open connections: nobody in the node pack
 CONNECTED = (*INSTALLERS, "factory/", "client/remote.py")
 

@@ -1,0 +1,134 @@
+"""The atlas: which point of the surface each texel of the texture stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+REACH = 2.0  # texels: how far outside its face a texel still belongs to it
+CHUNK = 1 << 22  # pairs of a texel and a face that are looked at together
+
+
+@dataclass(frozen=True)
+class Texels:
+    """The texels that belong to a face, in rising order.
+
+    index: int64 (N,), row * width + column; face: int64 (N,); bary: float32 (N, 3), in [0, 1], sum 1; inside: bool (N,), whether the
+    texel's centre lies in the face. The others lie at most REACH texels outside of it and take the face's nearest point: bilinear lookups
+    along a chart's border reach them.
+    """
+
+    index: torch.Tensor
+    face: torch.Tensor
+    bary: torch.Tensor
+    inside: torch.Tensor
+
+    def at(self, values: torch.Tensor, faces: torch.Tensor) -> torch.Tensor:
+        """Vertex values (V, C) of the faces (F, 3) -> (N, C), interpolated."""
+        corners = faces[self.face]
+        mixed = values[corners[:, 0]] * self.bary[:, :1]
+        mixed += values[corners[:, 1]] * self.bary[:, 1:2]
+        mixed += values[corners[:, 2]] * self.bary[:, 2:]
+        return mixed
+
+
+def texels(corners: torch.Tensor, height: int, width: int, reach: float = REACH, usable: torch.Tensor | None = None) -> Texels:
+    """Corners float32 (F, 3, 2), UVs with (0, 0) the texture's top left corner -> its texels.
+
+    A texel belongs to the face that its centre lies in (of several, the first), else to the nearest within `reach`. So no face is missed,
+    however thin: a rasteriser that looks at centres alone leaves slivers without a texel. usable: bool (F,), faces that take part.
+    """
+    scale = corners.new_tensor([width, height])
+    corners = corners * scale - 0.5  # texel centres on whole numbers
+    low = (corners.amin(1) - reach).ceil().long().clamp_min(0)
+    high = torch.minimum((corners.amax(1) + reach).floor().long(), (scale - 1).long())
+    extent = (high - low + 1).clamp_min(0)
+    if usable is not None:
+        extent = extent * usable[:, None]
+    key = torch.full((height * width,), _FAR, dtype=torch.int64, device=corners.device)
+    for face, texel in _pairs(low, extent, width):
+        distance = nearest_points(corners, face, texel, width)[0]
+        near = distance <= reach * reach
+        face, texel, distance = face[near], texel[near], distance[near]
+        # The bits of a float that isn't negative sort like the float: nearest first, then the first face.
+        rank = (distance.view(torch.int32).long() << 32) | face
+        key.scatter_reduce_(0, texel, rank, "amin")
+    index = (key != _FAR).nonzero()[:, 0]
+    key = key[index]
+    face = key & 0xFFFFFFFF
+    return Texels(index, face, nearest_points(corners, face, index, width)[1], (key >> 32) == 0)
+
+
+def covered(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """bool (H, W): the texels whose centre lies in a face. Corners as for `texels`."""
+    out = torch.zeros(height * width, dtype=torch.bool, device=corners.device)
+    found = texels(corners, height, width, reach=0.0)
+    out[found.index] = True
+    return out.view(height, width)
+
+
+def shared(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """bool (F,): the faces that have a texel's centre well inside that another face has inside too. Arguments as for `texels`."""
+    scale = corners.new_tensor([width, height])
+    corners = corners * scale - 0.5
+    low = corners.amin(1).ceil().long().clamp_min(0)
+    high = torch.minimum(corners.amax(1).floor().long(), (scale - 1).long())
+    found = []
+    for face, texel in _pairs(low, (high - low + 1).clamp_min(0), width):
+        distance, bary = nearest_points(corners, face, texel, width)
+        well = (distance == 0) & (bary.amin(1) > 1e-3)
+        found.append(torch.stack([face[well], texel[well]]))
+    out = torch.zeros(len(corners), dtype=torch.bool, device=corners.device)
+    if found:
+        face, texel = torch.cat(found, dim=1)
+        out[face[torch.bincount(texel, minlength=height * width)[texel] > 1]] = True
+    return out
+
+
+_FAR = torch.iinfo(torch.int64).max
+
+
+def _pairs(low: torch.Tensor, extent: torch.Tensor, width: int):  # type: ignore[no-untyped-def]
+    """Boxes of texels, from low int64 (F, 2), extent int64 (F, 2) (columns, rows) -> chunks of (face, texel), int64 (M,) each."""
+    counts = extent.prod(1)
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    for start in range(0, total, CHUNK):
+        number = torch.arange(start, min(start + CHUNK, total), device=low.device)
+        face = torch.searchsorted(ends, number, right=True)
+        number -= (ends - counts)[face]
+        columns = extent[face, 0]
+        texel = (low[face, 1] + number // columns) * width + low[face, 0] + number % columns
+        yield face, texel
+
+
+def nearest_points(corners: torch.Tensor, face: torch.Tensor, texel: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The point of a face nearest to a texel's centre: (squared distance in texels (M,), barycentric coordinates (M, 3)).
+
+    corners: (F, 3, 2) in texels; face, texel: int64 (M,). Faces without area are treated as the segments that they are.
+    """
+    centre = torch.stack([texel % width, texel // width], dim=1).to(corners.dtype)
+    a, b, c = corners[face].unbind(1)
+    pa, pb = centre - a, centre - b
+    ab, ac, bc = b - a, c - a, c - b
+    area = _cross(ab, ac)
+    safe = torch.where(area.abs() > 1e-12, area, torch.ones_like(area))
+    v, w = _cross(pa, ac) / safe, _cross(ab, pa) / safe
+    inside = (area.abs() > 1e-12) & (v >= 0) & (w >= 0) & (v + w <= 1)
+    best = torch.full_like(area, torch.inf)
+    bary = torch.stack([1 - v - w, v, w], dim=1)
+    for edge, start, first, second in ((ab, pa, 0, 1), (bc, pb, 1, 2), (ac, pa, 0, 2)):
+        t = ((start * edge).sum(1) / (edge * edge).sum(1).clamp_min(1e-20)).clamp(0, 1)
+        offset = start - edge * t[:, None]
+        distance = (offset * offset).sum(1)
+        closer = ~inside & (distance < best)
+        best = torch.where(closer, distance, best)
+        point = torch.zeros_like(bary)
+        point[:, first], point[:, second] = 1 - t, t
+        bary = torch.where(closer[:, None], point, bary)
+    return torch.where(inside, torch.zeros_like(best), best), bary
+
+
+def _cross(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]
