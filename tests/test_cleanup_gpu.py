@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
+from comfyui_sam3d.worker.geometry.cleanup import CleanOptions, RawMesh, clean, collapse, decimate, error, topology, visibility  # noqa: E402
+
 from cleanup_shapes import ball, bumpy, raw_mesh, torus, union  # noqa: E402
 
 BODY = bumpy(union(ball(0.28, (0.1, 0, 0)), torus(0.33, 0.1)))
