@@ -18,7 +18,8 @@ from _pack import mount, table
 
 mount()
 
-from comfyui_sam3d.worker.sam3d.flexicubes import extract_surface  # noqa: E402
+from comfyui_sam3d.worker.ops.backends import force  # noqa: E402
+from comfyui_sam3d.worker.sam3d.flexicubes import CORNERS, SDF, Surface, extract_surface  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Grid  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latents import RELEASED, Step, sample_latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels  # noqa: E402
@@ -56,7 +57,7 @@ def main() -> None:
     for count in (8000, 20000):
         coords, latents = shell(count), torch.randn(count, 8, device="cuda")
         limits = LIMITS if count == 20000 else {}
-        for part in (flow, splats, mesh):
+        for part in (flow, splats, mesh, cubes):
             rows += [(f"{count} voxels: {what}", figure, limits.get(key, "")) for what, figure, key in part(Voxels(coords), latents)]
             torch.cuda.empty_cache()
     table(rows, "Stage 2, full size, random weights, float16 torso, plain twins")
@@ -145,10 +146,40 @@ def splats(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
 
 def mesh(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
     decoder = build("mesh")
-    network = measured(lambda: decoder.features(latents, voxels))
-    features, cubes = decoder.features(latents, voxels).float(), voxels.fine.fine
-    surface = measured(lambda: extract_surface(cubes.coords[:, 1:], features, decoder.resolution))
-    return [("mesh decoder network", network, "mesh"), (f"FlexiCubes, {len(cubes) / 1e6:.2f} M cubes", surface, "cubes")]
+    return [("mesh decoder network", measured(lambda: decoder.features(latents, voxels)), "mesh")]
+
+
+def cubes(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
+    """FlexiCubes of the network's output (random weights), of a closed surface as trained weights give one, and of noise, where every cube holds surface."""
+    decoder, xyz = build("mesh"), voxels.fine.fine.coords[:, 1:]
+    side, network = decoder.resolution, decoder.features(latents, voxels).float()
+    noise = torch.randn(network.shape, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
+    smooth = 0.3 * noise
+    corners = (xyz[:, None] + torch.tensor(CORNERS, device="cuda")) / side - 0.5
+    smooth[:, SDF] += 3 * ((corners * 64 / torch.tensor([30.0, 26, 28], device="cuda")).norm(dim=2) - 1) - 0.28 * noise[:, SDF]
+    rows = []
+    for what, features in (("the network's", network), ("a surface", smooth), ("noise", noise)):
+        found = extract_surface(xyz, features, side)
+        again = extract_surface(xyz, features, side)
+        assert torch.equal(found.faces, again.faces) and torch.equal(found.vertices, again.vertices)
+        title = f"FlexiCubes, {len(xyz) / 1e6:.2f} M cubes, {len(found.faces) / 1e6:.2f} M faces ({what})"
+        rows.append((title, measured(lambda features=features: extract_surface(xyz, features, side), 7), "cubes"))
+    with force("torch"):
+        plain = extract_surface(xyz, smooth, side)
+        rows.append(("FlexiCubes, plain twin (a surface)", measured(lambda: extract_surface(xyz, smooth, side)), ""))
+    found = extract_surface(xyz, smooth, side)
+    rows.append(
+        (
+            "faces of the plain twin, largest distance of a vertex",
+            f"{torch.equal(plain.faces, found.faces)}, {_gap(plain, found)}",
+            "True, 1e-5",
+        )
+    )
+    return rows
+
+
+def _gap(one: Surface, other: Surface) -> str:
+    return f"{float((one.vertices - other.vertices).abs().max()):.0e}" if one.vertices.shape == other.vertices.shape else "other vertices"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from comfyui_sam3d.contract.scene import Scene, SceneObject  # noqa: E402
 from comfyui_sam3d.worker.geometry.files.glb import glb  # noqa: E402
 from comfyui_sam3d.worker.geometry.files.splat_ply import ply_of_rows, read_splat_ply, splat_ply  # noqa: E402
 from comfyui_sam3d.worker.geometry.frames import CANONICAL_TO_OBJECT, move_mesh, move_splats  # noqa: E402
+from comfyui_sam3d.worker.ops import backends  # noqa: E402
 from comfyui_sam3d.worker.ops.neighbours import child_table, neighbour_table  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import group_rows, grouped_attention, window_ids  # noqa: E402
@@ -36,6 +37,7 @@ from golden import replay  # noqa: E402
 from golden import stage2 as golden_stage2  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or not backends.has("triton"), reason="needs a CUDA device and Triton")
 
 
 def source(seed: int = 0) -> torch.Generator:
@@ -327,6 +329,43 @@ def test_memory_follows_the_active_cubes() -> None:
     assert torch.equal(here.faces, there.faces)
     moved = ((there.vertices + 0.5) * 8192 - offset) / 16 - 0.5
     assert torch.allclose(here.vertices, moved, atol=1e-3)
+
+
+def test_a_vertex_is_the_mean_of_what_its_cubes_say() -> None:
+    """Against a loop over cubes and corners, in float64."""
+    draw, side = source(5), 4
+    cells = shell(side, 0.5, 6)[:, 1:]
+    cells = cells[torch.randperm(len(cells), generator=draw)]
+    features = torch.randn(len(cells), 101, generator=draw)
+    grid = flexicubes.build_grid(cells, features, side)
+    found: dict[tuple[int, ...], list[list[float]]] = {}
+    for cell, row in zip(cells.tolist(), features.double()):
+        for index, offset in enumerate(CORNERS):
+            colors, moved = row[53 + 6 * index : 59 + 6 * index], row[8 + 3 * index : 11 + 3 * index]
+            place = tuple(a + b for a, b in zip(cell, offset))
+            found.setdefault(place, []).append([row[index] - 1 / side, *moved, *colors])
+    places = sorted(found)
+    assert grid.lattice.vertices.tolist() == [(x * 5 + y) * 5 + z for x, y, z in places]
+    assert grid.rim.tolist() == [len(found[place]) < 8 for place in places]
+    mean = torch.tensor(np.array([np.mean(found[place], axis=0) for place in places]))
+    wanted = torch.tensor(places) / side - 0.5 + torch.tanh(mean[:, 1:4]) / (2 * side)
+    assert torch.allclose(grid.sdf.double(), mean[:, 0], atol=1e-6) and torch.allclose(grid.values[:, :3].double(), wanted, atol=1e-6)
+    assert torch.allclose(grid.values[:, 3:].double(), torch.sigmoid(mean[:, 4:]), atol=1e-6)
+
+
+@needs_gpu
+def test_the_kernels_find_the_same_surface_as_their_twins() -> None:
+    for side, share in ((9, 0.2), (24, 0.5), (40, 0.97)):
+        cells = shell(side, share, side)[:, 1:]
+        features = torch.randn(len(cells), 101, generator=source(side))
+        wanted = flexicubes.extract_surface(cells, features, side)
+        for name in ("triton", "torch"):
+            with backends.force(name):
+                first, second = (flexicubes.extract_surface(cells.cuda(), features.cuda(), side) for _ in range(2))
+            assert torch.equal(first.faces.cpu(), wanted.faces) and torch.equal(first.faces, second.faces)
+            assert torch.equal(first.vertices, second.vertices) and torch.equal(first.attributes, second.attributes)
+            assert torch.allclose(first.vertices.cpu(), wanted.vertices, atol=1e-5)
+            assert torch.allclose(first.attributes.cpu(), wanted.attributes, atol=1e-5)
 
 
 # -- splats
