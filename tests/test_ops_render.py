@@ -20,7 +20,7 @@ from comfyui_sam3d.contract.errors import OptionError, SetupError  # noqa: E402
 from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Splats  # noqa: E402
 from comfyui_sam3d.worker.geometry import render  # noqa: E402
 from comfyui_sam3d.worker.ops import backends, rasterise, splatting  # noqa: E402
-from comfyui_sam3d.worker.ops.cameras import Cameras, orbit, spherical_hammersley  # noqa: E402
+from comfyui_sam3d.worker.ops.cameras import Cameras, from_scene, orbit, spherical_hammersley  # noqa: E402
 
 from geometry_shapes import globe  # noqa: E402
 from golden import replay  # noqa: E402
@@ -42,6 +42,34 @@ def corners(*points: tuple[float, ...]) -> torch.Tensor:
 
 def draw(screen: torch.Tensor, faces: object, size: int = 16, **options: object) -> rasterise.Fragments:
     return rasterise.rasterise(screen, torch.as_tensor(faces), size, size, **options)
+
+
+# --- cameras ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_cameras_see_what_they_look_at() -> None:
+    cameras = orbit([0.3, 2.0, 4.0], [0.4, -0.2, 1.2], 3.0, math.radians(50), (40, 60))
+    eye = torch.tensor([math.sin(2.0) * math.cos(-0.2), math.cos(2.0) * math.cos(-0.2), math.sin(-0.2)]) * 3
+    assert torch.allclose(cameras.position[1], eye, atol=1e-5)
+    assert torch.allclose(cameras.project(torch.zeros(1, 3))[:, 0], torch.tensor([30.0, 20.0, 3.0]), atol=1e-4)
+    above = cameras.project(torch.tensor([[0.0, 0.0, 0.1]]))[:, 0]
+    assert torch.allclose(above[:, 0], torch.tensor(30.0), atol=1e-3) and (above[:, 1] < 20).all()  # z is up, and up is a smaller y
+    rim = cameras.to_camera(torch.tensor([[0.3, -0.2, 0.1]]))[0, 0]
+    assert cameras.focal[0, 0] == pytest.approx(20 / math.tan(math.radians(25)))
+    assert cameras.project(torch.tensor([[0.3, -0.2, 0.1]]))[0, 0, 0] == pytest.approx(
+        float(30 + cameras.focal[0, 0] * rim[0] / rim[2]), abs=1e-3
+    )
+
+
+def test_some_of_the_cameras_and_other_sizes() -> None:
+    cameras = orbit([0.0, 1.0, 2.0], 0.1, size=32)
+    assert len(cameras[1]) == 1 and torch.equal(cameras[-1].view, cameras.view[2:]) and len(cameras[1:]) == 2
+    assert torch.equal(cameras[torch.tensor([True, False, True])].view, cameras.view[[0, 2]])
+    points = torch.randn(5, 3) * 0.3
+    large = cameras.resized(64, 96).project(points)
+    assert torch.allclose(large, cameras.project(points) * torch.tensor([3.0, 2.0, 1.0]), atol=1e-4)
+    with pytest.raises(OptionError):
+        from_scene([], 8, 8)
 
 
 # --- the rasteriser --------------------------------------------------------------------------------------------------------------------------
@@ -194,16 +222,6 @@ def test_against_scipy() -> None:
     assert np.abs(found.bary[0].numpy() - weights)[clear & (face >= 0)].max() < 1e-3
 
 
-def contract_camera(camera: Camera) -> Cameras:
-    """A camera of the contract (glTF axes) as a set of one."""
-    view = np.eye(4)
-    view[:3, :3] = np.diag([1.0, -1.0, -1.0]) @ camera.pose.rotation_matrix().T
-    view[:3, 3] = -view[:3, :3] @ np.asarray(camera.pose.translation)
-    focal = camera.height / 2 / math.tan(camera.yfov / 2)
-    size = torch.tensor([[camera.width / 2, camera.height / 2]])
-    return Cameras(torch.tensor(view[None]).float(), torch.tensor([[focal, focal]]).float(), size, camera.height, camera.width)
-
-
 def test_against_the_draft_renderer() -> None:
     """The software renderer of the layer `base` shares no code with this one."""
     shape = globe(24, 16)
@@ -212,13 +230,24 @@ def test_against_the_draft_renderer() -> None:
     mesh = Mesh(shape.vertices, shape.faces, vertex_colors=paint)
     camera = Camera("perspective", 96, 80, Pose(translation=(0.1, 0.0, 3.0)), yfov=math.radians(50))
     image = render.render_mesh(mesh, camera, 96, 80, shading=0.0, supersample=1)
-    cameras = contract_camera(camera)
+    cameras = from_scene([camera], 80, 96)
     faces = torch.tensor(mesh.faces.astype(np.int64))
     found = rasterise.rasterise(cameras.project(torch.tensor(mesh.vertices)), faces, 80, 96, cull="back")
     colors = rasterise.interpolate(torch.tensor(paint[:, :3].astype(np.float32)), faces, found)[0]
     assert (found.covered[0].numpy() != (image[..., 3] > 0)).sum() <= 2
     both = found.covered[0].numpy() & (image[..., 3] > 0)
     assert np.abs(colors.numpy() - image[..., :3])[both].max() < 2
+
+
+def test_an_orthographic_camera_of_the_contract() -> None:
+    shape = globe(24, 16)
+    mesh = Mesh(shape.vertices, shape.faces)
+    turn = (0.9, 0.1, 0.1, math.sqrt(1 - 0.83))
+    camera = Camera("orthographic", 64, 48, Pose(turn, (0.3, 0.5, 3.0)), xmag=1.3, ymag=1.1)
+    image = render.render_mesh(mesh, camera, 64, 48, supersample=1)
+    faces = torch.tensor(mesh.faces.astype(np.int64))
+    found = rasterise.rasterise(from_scene([camera], 48, 64).project(torch.tensor(mesh.vertices)), faces, 48, 64, perspective=False)
+    assert (found.covered[0].numpy() != (image[..., 3] > 0)).sum() <= 2 and found.covered.any()
 
 
 def test_visible_faces_counts_views() -> None:
@@ -362,7 +391,7 @@ def test_splats_against_the_draft_renderer() -> None:
     splats = some_splats()
     camera = Camera("perspective", 64, 48, Pose(translation=(0.1, 0.0, 2.0)), yfov=math.radians(40))
     image = render.render_splats(splats, camera, 64, 48).astype(np.float32) / 255
-    found = splatting.splat(*as_tensors(splats), contract_camera(camera))
+    found = splatting.splat(*as_tensors(splats), from_scene([camera], 48, 64))
     assert np.abs(found.alpha[0].numpy() - image[..., 3]).max() < 0.004
     assert np.abs(found.image[0].numpy().clip(0, 1) - image[..., :3] * image[..., 3:]).max() < 0.02  # the draft clips its colours
     assert image[..., 3].mean() > 0.3

@@ -7,6 +7,7 @@ Source of the view sets, of the two projection matrices and of the degenerate vi
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...contract.errors import OptionError
+from ...contract.scene import Camera
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,24 @@ class Cameras:
             matrix[:, 0, 2], matrix[:, 1, 2] = 2 * k[:, 0, 2] - 1, 1 - 2 * k[:, 1, 2]
             matrix[:, 2, 2], matrix[:, 2, 3], matrix[:, 3, 2] = far / (far - near), near * far / (near - far), 1
         return matrix
+
+
+def from_scene(cameras: Sequence[Camera], height: int, width: int) -> Cameras:
+    """Cameras of the contract (glTF's axes), all of one kind, for pictures of height x width pixels. As the draft's renderers have it, a picture
+    of another shape than the camera's shows more or less at the sides (perspective) or is stretched (orthographic)."""
+    if len({camera.kind for camera in cameras}) != 1:
+        raise OptionError("Perspective and orthographic cameras were mixed, or there were none.", "Draw each kind by itself.")
+    flipped = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
+    views, focals = torch.eye(4, dtype=torch.float64).repeat(len(cameras), 1, 1), []
+    for view, camera in zip(views, cameras):
+        view[:3, :3] = flipped[:, None] * torch.as_tensor(camera.pose.rotation_matrix(), dtype=torch.float64).T
+        view[:3, 3] = -view[:3, :3] @ torch.tensor(camera.pose.translation, dtype=torch.float64)
+        if camera.kind == "orthographic":
+            focals.append([width / (2 * camera.xmag), height / (2 * camera.ymag)])
+        else:
+            focals.append([height / (2 * math.tan(camera.yfov / 2))] * 2)
+    centre = torch.tensor([width / 2, height / 2]).repeat(len(cameras), 1)
+    return Cameras(views.float(), torch.tensor(focals), centre, height, width, cameras[0].kind == "orthographic")
 
 
 def orbit(

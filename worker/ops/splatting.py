@@ -121,7 +121,7 @@ def project(splats: Gaussians, camera: Cameras, low_pass: float, compensate: boo
     size = focal.new_tensor([camera.width, camera.height])
     seen = splats.positions @ view[:3, :3].T + view[:3, 3]
     depth = seen[:, 2]
-    axes = view[:3, :3] @ (_matrices(splats.rotations) * splats.scales[:, None])  # (N, 3, 3): columns are one sigma long, in camera axes
+    axes = view[:3, :3] @ (rotation_matrices(splats.rotations) * splats.scales[:, None])  # (N, 3, 3): columns are one sigma long, in camera axes
     if camera.orthographic:
         drawn = torch.isfinite(depth)
         flat, across = seen[:, :2], axes[:, :2]
@@ -149,7 +149,7 @@ def project(splats: Gaussians, camera: Cameras, low_pass: float, compensate: boo
     return Ellipses(xy, conic, torch.where(drawn, opacity, 0.0), reach, depth)
 
 
-def _matrices(rotations: Tensor) -> Tensor:
+def rotation_matrices(rotations: Tensor) -> Tensor:
     """Quaternions (N, 4), w first, of any length but 0 -> (N, 3, 3)."""
     w, x, y, z = torch.nn.functional.normalize(rotations, dim=1).unbind(dim=1)
     rows = [

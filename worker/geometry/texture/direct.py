@@ -14,7 +14,7 @@ import torch
 
 from ....contract.scene import Splats
 from ...job import Job
-from ...ops.splatting import FAINT, OPAQUE, _matrices
+from ...ops.splatting import FAINT, OPAQUE, rotation_matrices
 from .nearest import finder
 
 NEIGHBOURS = 24
@@ -44,7 +44,7 @@ class Gaussians:
 
     def precision(self, variance: float) -> torch.Tensor:
         """(N, 3, 3): the inverse covariance after `variance` (square metres) was added in every direction."""
-        turn = _matrices(self.rotations)
+        turn = rotation_matrices(self.rotations)
         return (turn / (self.scales * self.scales + variance)[:, None]) @ turn.transpose(1, 2)
 
 
