@@ -386,6 +386,65 @@ def test_scales_on_the_kernels_floor_survive_a_file() -> None:
     assert torch.isfinite(back.scales()).all() and torch.allclose(back.scales(), torch.full((6, 3), KERNEL), rtol=1e-4)
 
 
+def test_blocks_leave_no_seam(monkeypatch) -> None:
+    """Turned, activated and written in blocks of rows: the same bytes whatever a block's size, with broken rows among them."""
+    from comfyui_sam3d.worker.geometry import frames
+    from comfyui_sam3d.worker.geometry.files import splat_ply as writer
+    from comfyui_sam3d.worker.sam3d import gaussians
+
+    raw = splats(23)
+    raw.opacity[5], raw.xyz[11] = float("nan"), float("inf")
+    made = []
+    for size in (1 << 13, 23, 7, 1):
+        for module, name in ((frames, "_BLOCK"), (writer, "_BLOCK"), (gaussians, "BLOCK")):
+            monkeypatch.setattr(module, name, size)
+        turned = move_splats(decoded.splats_of(raw), frames.P3D_TO_SCENE @ CANONICAL_TO_OBJECT, 1.7, (0.1, 0.2, 0.3))
+        made.append((ply_of_rows(raw.records().numpy()), splat_ply(turned)))
+    assert made[1:] == made[:1] * 3
+    assert [len(file) for file in made[0]] == [file.index(b"end_header\n") + 11 + 68 * rows for file, rows in zip(made[0], (23, 21))]
+
+
+def test_a_file_is_in_memory_once() -> None:
+    import tracemalloc
+
+    values = decoded.splats_of(splats(60000))
+    rows = splats(60000).records().numpy()
+    for write in (lambda: splat_ply(values), lambda: ply_of_rows(rows)):
+        tracemalloc.start()
+        size = len(write())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 1.5 * size
+
+
+def test_our_file_by_an_independent_reader() -> None:
+    """Positions as they are, logits, logs, unit quaternions: worked out from the raw attributes in float64."""
+    import io
+
+    from plyfile import PlyData
+
+    raw = splats(500)
+    data = splat_ply(decoded.splats_of(raw))
+    read = PlyData.read(io.BytesIO(data))
+    assert not read.text and read.byte_order == "<" and [element.name for element in read] == ["vertex"]
+    rows = read["vertex"]
+    assert tuple(p.name for p in rows.properties) == COLUMNS and {p.val_dtype for p in rows.properties} == {"f4"}
+    table = np.stack([rows[column] for column in COLUMNS], axis=1).astype(float)
+    xyz, dc, scaling, rotation, logit = (part.double().numpy().reshape(500, -1) for part in
+                                         (raw.xyz, raw.features_dc, raw.scaling, raw.rotation, raw.opacity))  # fmt: skip
+    np.testing.assert_allclose(table[:, 0:3], xyz - 0.5, atol=1e-6)
+    assert not table[:, 3:6].any()
+    np.testing.assert_allclose(table[:, 6:9], dc, atol=1e-6)
+    sure = np.abs(logit[:, 0]) < 6
+    np.testing.assert_allclose(table[sure, 9], logit[sure, 0] + np.log(0.1 / 0.9), atol=1e-4)
+    soft = np.log1p(np.exp(scaling + np.log(np.expm1(0.004))))
+    np.testing.assert_allclose(table[:, 10:13], np.log(np.hypot(soft, 9e-4)), atol=1e-5)
+    turns = rotation + np.array([1, 0, 0, 0])
+    np.testing.assert_allclose(table[:, 13:17], turns / np.linalg.norm(turns, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(raw.records()[:, 9:].numpy()[:, 4:], turns, atol=1e-6)
+    np.testing.assert_allclose(raw.records().numpy()[:, :13][sure], table[sure, :13], atol=1e-4)
+
+
 PLYS = [
     path
     for path in replay.files(".ply")
