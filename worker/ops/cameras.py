@@ -114,7 +114,10 @@ def from_scene(cameras: Sequence[Camera], height: int, width: int) -> Cameras:
     for view, camera in zip(views, cameras):
         view[:3, :3] = flipped[:, None] * torch.as_tensor(camera.pose.rotation_matrix(), dtype=torch.float64).T
         view[:3, 3] = -view[:3, :3] @ torch.tensor(camera.pose.translation, dtype=torch.float64)
-        if camera.kind == "orthographic":
+        flat = camera.kind == "orthographic"
+        if not (camera.xmag > 0 and camera.ymag > 0 if flat else 0 < camera.yfov < math.pi):
+            raise OptionError("A camera without a field of view can't see.", "Give xmag and ymag above 0, or a yfov between 0 and pi.")
+        if flat:
             focals.append([width / (2 * camera.xmag), height / (2 * camera.ymag)])
         else:
             focals.append([height / (2 * math.tan(camera.yfov / 2))] * 2)
