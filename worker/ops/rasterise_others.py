@@ -48,7 +48,7 @@ def _pytorch3d(corners: Tensor, faces: Tensor, height: int, width: int, perspect
     flat = (size - 2 * used[:, :2]) / min(height, width)  # its axes: x to the left, y up, the shorter side from -1 to 1
     lift = 0.0 if perspective else 1.0 - float(used[:, 2].min())  # it draws nothing at depths below 0
     meshes = Meshes([torch.cat([flat, used[:, 2:] + lift], dim=1)], [faces])
-    face, _, weights, _ = rasterize_meshes(meshes, (height, width), faces_per_pixel=1, perspective_correct=perspective, bin_size=0)
+    face, _, weights, _ = rasterize_meshes(meshes, (height, width), faces_per_pixel=1, perspective_correct=perspective)
     return face[0, ..., 0].int(), weights[0, :, :, 0].clamp(min=0)
 
 
