@@ -10,6 +10,7 @@ from ....contract.errors import EngineError, InputError
 from ....contract.request import ReconstructRequest
 from ....contract.scene import Mesh, Splats
 from ...geometry.cleanup.clean import CleanOptions, clean
+from ...geometry.texture.bake import BakeOptions, bake
 from ...job import Job, timed
 from .settings import Settings
 
@@ -28,4 +29,8 @@ def finish(
         except (EngineError, InputError) as problem:  # a surface that isn't one: better as it is than none
             job.log(f"the mesh could not be cleaned: {problem.message}", "warning")
             return mesh, {**info, "clean": {"failed": problem.message}}
-    return cleaned.mesh, {**info, "clean": dict(cleaned.report)}
+    info["clean"] = dict(cleaned.report)
+    if settings.texture == "colors" or splats is None:
+        return cleaned.mesh, info
+    baked = bake(cleaned.mesh, splats, job, BakeOptions(size=settings.texture_size, mode=settings.texture), device)
+    return baked.mesh.replace(vertex_colors=None), {**info, "bake": baked.report}
