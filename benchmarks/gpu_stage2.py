@@ -1,4 +1,4 @@
-"""Stage 2 at full size with random weights on a CUDA device: what the plain twins take, before anything is tuned.
+"""Stage 2 at full size with random weights on a CUDA device: each part beside its limit, its floor and its plain twin.
 
     python3 benchmarks/gpu_stage2.py      from the root of the checkout; needs torch, no _env, no network
 
@@ -7,8 +7,10 @@ Voxels lie on an ellipsoid shell in the 64^3 grid. Random weights are real work 
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,8 +20,11 @@ from _pack import mount, table
 
 mount()
 
-from comfyui_sam3d.worker.ops.backends import force  # noqa: E402
+from comfyui_sam3d.worker.ops.backends import available, force  # noqa: E402
+from comfyui_sam3d.worker.ops.sparse_conv import subdivided_conv3, submanifold_conv3  # noqa: E402
+from comfyui_sam3d.worker.ops.window_attention import grouped_attention  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flexicubes import CORNERS, SDF, Surface, extract_surface  # noqa: E402
+from comfyui_sam3d.worker.sam3d.gaussians import Gaussians  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Grid  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latents import RELEASED, Step, sample_latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels  # noqa: E402
@@ -48,7 +53,7 @@ def measured(call: Callable[[], object], repeat: int = 3) -> str:
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     spent = timed(call, repeat)
-    return f"{spent:.0f} ms, {(torch.cuda.max_memory_allocated() - before) / 1e9:.2f} GB"
+    return f"{spent:.1f} ms, {(torch.cuda.max_memory_allocated() - before) / 1e9:.2f} GB"
 
 
 @torch.inference_mode()
@@ -60,7 +65,7 @@ def main() -> None:
         for part in (flow, splats, mesh, cubes):
             rows += [(f"{count} voxels: {what}", figure, limits.get(key, "")) for what, figure, key in part(Voxels(coords), latents)]
             torch.cuda.empty_cache()
-    table(rows, "Stage 2, full size, random weights, float16 torso, plain twins")
+    table(rows, "Stage 2, full size, random weights, float16 torso")
 
 
 def build(name: str) -> torch.nn.Module:
@@ -140,13 +145,87 @@ def flow_floor(voxels: Voxels, guided: bool) -> float:
 
 
 def splats(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
-    decoder = build("splats")
-    return [("splat decoder", measured(lambda: decoder(latents, voxels)), "splats")]
+    decoder, floor = build("splats"), torso_floor(voxels)
+    rows = [("splat decoder", f"{measured(lambda: decoder(latents, voxels), 7)}, floor {floor:.1f} ms", "splats")]
+    rows.append(("splat decoder, windows and positions made anew", measured(lambda: decoder(latents, Voxels(voxels.coords))), ""))
+    for backend, what in (("varlen", "attention by varlen"), ("torch", "plain twins")):
+        with force(backend):
+            rows.append((f"splat decoder, {what}", measured(lambda: decoder(latents, voxels)), ""))
+    return [*rows, against_twin("splat decoder", lambda network: raw(network(latents, voxels)[0]), decoder), *operations(voxels)]
 
 
 def mesh(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
-    decoder = build("mesh")
-    return [("mesh decoder network", measured(lambda: decoder.features(latents, voxels)), "mesh")]
+    decoder, floor = build("mesh"), torso_floor(voxels) + upsample_floor(voxels)
+    rows = [("mesh decoder network", f"{measured(lambda: decoder.features(latents, voxels), 7)}, floor {floor:.1f} ms", "mesh")]
+    rows.append(("mesh decoder network, tables made anew", measured(lambda: decoder.features(latents, Voxels(voxels.coords))), ""))
+    with force("torch"):
+        rows.append(("mesh decoder network, plain twins", measured(lambda: decoder.features(latents, voxels)), ""))
+    return [*rows, against_twin("mesh decoder", lambda network: network.features(latents, voxels), decoder)]
+
+
+def raw(splats: Gaussians) -> torch.Tensor:
+    """All that the network gave, one row for each splat."""
+    return torch.cat([splats.xyz, splats.features_dc[:, 0], splats.scaling, splats.rotation, splats.opacity], dim=1)
+
+
+def against_twin(what: str, call: Callable[[torch.nn.Module], torch.Tensor], decoder: torch.nn.Module) -> tuple[str, str, str]:
+    found = call(decoder)
+    with force("torch"):
+        wanted = call(copy.deepcopy(decoder).float())
+    return f"{what}, relative L2 to the float32 twin", f"{float((found - wanted).norm() / wanted.norm()):.1e}", "1e-2"
+
+
+def operations(voxels: Voxels) -> list[tuple[str, str, str]]:
+    """The operations on voxels at the sizes of the released networks, float16, by each backend that is here."""
+    rows = []
+    fine, finest = voxels.fine, voxels.fine.fine
+    shapes = (  # input channels, output channels, the rows' set, after a subdivision
+        (128, 128, voxels, False), (128, 1024, voxels.coarse, False), (1024, 1024, voxels.coarse, False),
+        (768, 192, voxels, True), (192, 192, fine, False), (192, 96, fine, True), (96, 96, finest, False),
+    )  # fmt: skip
+    for channels, out, sites, split in shapes:
+        x, weight = torch.randn(len(sites), channels, device="cuda").half(), torch.randn(out, 3, 3, 3, channels, device="cuda").half() / 100
+        table, levels = sites.table
+        call = partial(submanifold_conv3, x, table, weight, levels=levels, coords=sites.coords)
+        names = available(x.device)["sparse_conv"]
+        if split:
+            call, names = partial(subdivided_conv3, x, table, weight, levels=levels), [name for name in names if name != "spconv"]
+        times = by_backend(call, names)
+        floor = 2 / 600e9 * channels * out * (pairs_after_split(sites) if split else int((sites.neighbours >= 0).sum()))
+        what = f"convolution {channels} -> {out}, {len(sites)} rows{', subdivided' if split else ''}"
+        rows.append((what, f"{times} ms, floor {floor:.2f}", ""))
+    q, k, v = torch.randn(len(voxels), 3, 12, 64, device="cuda").half().unbind(1)
+    times = by_backend(partial(grouped_attention, q, k, v, voxels.windows(8, 4)), available(q.device)["window_attention"])
+    floor = 16 * len(voxels) * 768 / 4.2e9  # four half-precision tensors read or written once
+    return [*rows, ("attention in windows, 12 heads of 64", f"{times} ms, floor {floor:.2f}", "")]
+
+
+def by_backend(call: Callable[[], object], names: list[str]) -> str:
+    times = []
+    for name in names:
+        with force(name):
+            times.append(f"{name} {timed(call, 7):.2f}")
+    return ", ".join(times)
+
+
+def torso_floor(voxels: Voxels) -> float:
+    """Milliseconds of the 12 windowed blocks' products and attention at 600 TFLOP/s."""
+    pairs = sum(int(voxels.windows(8, shift).offsets.diff().double().square().sum()) for shift in (0, 4)) / 2
+    return 12 * (2 * len(voxels) * 12 * 768**2 + 4 * pairs * 768) / 600e9
+
+
+def upsample_floor(voxels: Voxels) -> float:
+    """Milliseconds of the convolutions at 600 TFLOP/s, only of neighbours that are there, and of the output layer at 60 in float32 or 4.2 TB/s."""
+    fine, finest = voxels.fine, voxels.fine.fine
+    products = pairs_after_split(voxels) * 768 * 192 + int((fine.neighbours >= 0).sum()) * 192**2
+    products += pairs_after_split(fine) * 192 * 96 + int((finest.neighbours >= 0).sum()) * 96**2
+    return 2 * products / 600e9 + len(finest) * max(2 * 96 * 101 / 60e9, (2 * 96 + 4 * 101) / 4.2e9)
+
+
+def pairs_after_split(voxels: Voxels) -> int:
+    """How many (child, parent) products a folded kernel needs."""
+    there = (voxels.neighbours >= 0).unflatten(1, (3, 3, 3))
+    return sum(int(there[:, x : x + 2, y : y + 2, z : z + 2].sum()) for x in (0, 1) for y in (0, 1) for z in (0, 1))
 
 
 def cubes(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
