@@ -10,7 +10,7 @@ from torch import Tensor
 _PROGRAMS = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "span"])  # nothing compiles anew for another number of voxels
 def _statistics_kernel(x_ptr, mean_ptr, square_ptr, rows, width, span, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """Each column's mean and sum of squared distances to it, over `span` rows for each program. Sums are taken of distances to the first of these
     rows: a mean far from zero costs no digits."""
@@ -33,7 +33,7 @@ def _statistics_kernel(x_ptr, mean_ptr, square_ptr, rows, width, span, ROWS: tl.
     tl.store(square_ptr + tl.program_id(0) * width + column, tl.sum(square, 0) - away * away * count, mask=column < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _apply_kernel(
     x_ptr, mean_ptr, mult_ptr, add_ptr, out_ptr, rows, width, SILU: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip

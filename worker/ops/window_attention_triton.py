@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _attention_kernel(
     q_ptr, k_ptr, v_ptr, order_ptr, offsets_ptr, out_ptr, q_row, k_row, v_row, q_head, k_head, v_head, out_row, scale, tiles,
     WIDTH: tl.constexpr, PADDED: tl.constexpr, PRECISION: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
