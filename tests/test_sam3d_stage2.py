@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 
 import numpy as np  # noqa: E402
 from comfyui_sam3d.contract.errors import SetupError  # noqa: E402
+from comfyui_sam3d.contract.request import ExportOptions  # noqa: E402
 from comfyui_sam3d.contract.scene import Scene, SceneObject  # noqa: E402
-from comfyui_sam3d.worker.geometry.files.glb import glb  # noqa: E402
+from comfyui_sam3d.worker.geometry import encode  # noqa: E402
 from comfyui_sam3d.worker.geometry.files.splat_ply import ply_of_rows, read_splat_ply, splat_ply  # noqa: E402
 from comfyui_sam3d.worker.geometry.frames import CANONICAL_TO_OBJECT, move_mesh, move_splats  # noqa: E402
 from comfyui_sam3d.worker.ops import backends  # noqa: E402
@@ -319,15 +320,16 @@ def test_sparse_and_dense_grids_give_the_same_surface() -> None:
     assert torch.equal(got.vertices, wanted.vertices) and torch.equal(got.attributes, wanted.attributes)
 
 
-def test_memory_follows_the_active_cubes() -> None:
-    """A small sphere in a corner of a grid of 8192^3, which nobody could hold."""
+@pytest.mark.parametrize("side", [1024, 8192])
+def test_memory_follows_the_active_cubes(side: int) -> None:
+    """A small sphere in a corner of a grid that nobody could hold; of the first one, vertices can be numbered in 32 bits and edges can't."""
     cubes, features = sphere(16)
-    offset = 8192 - 16
+    offset = side - 16
     far = features.clone()
-    far[:, flexicubes.SDF] += 1 / 8192 - 1 / 16
-    here, there = flexicubes.extract_surface(cubes, features, 16), flexicubes.extract_surface(cubes + offset, far, 8192)
+    far[:, flexicubes.SDF] += 1 / side - 1 / 16
+    here, there = flexicubes.extract_surface(cubes, features, 16), flexicubes.extract_surface(cubes + offset, far, side)
     assert torch.equal(here.faces, there.faces)
-    moved = ((there.vertices + 0.5) * 8192 - offset) / 16 - 0.5
+    moved = ((there.vertices + 0.5) * side - offset) / 16 - 0.5
     assert torch.allclose(here.vertices, moved, atol=1e-3)
 
 
@@ -493,9 +495,10 @@ def test_scenes_without_solid_splats_or_extent_are_finite() -> None:
 
 
 def test_from_coordinates_to_glb_and_ply() -> None:
-    """Two objects, tiny networks; both files read by libraries that aren't ours, and mesh and splats in the same place."""
+    """Two objects, tiny networks; both files read by libraries that aren't ours: frames, faces, colours, and mesh and splats in the same place."""
     import io
 
+    import pygltflib
     import trimesh
     from plyfile import PlyData
 
@@ -506,12 +509,27 @@ def test_from_coordinates_to_glb_and_ply() -> None:
     for count, gaussians, surface in zip(voxels.counts, all_splats, all_meshes):
         splats = move_splats(decoded.splats_of(gaussians), CANONICAL_TO_OBJECT)
         mesh = move_mesh(decoded.mesh_of(surface), CANONICAL_TO_OBJECT)
-        read = trimesh.load(io.BytesIO(glb(Scene((SceneObject("thing", mesh),), "sam3d"))), file_type="glb").to_geometry()
-        assert read.vertices.shape == surface.vertices.shape and len(read.faces) == len(surface.faces) > 1000
+        files = encode(Scene((SceneObject("thing", mesh, splats),), "sam3d"), ("glb", "ply"), ExportOptions(ply_frame="z_up"))
+        read = trimesh.load(io.BytesIO(files["model.glb"]), file_type="glb", process=False).to_geometry()
+        np.testing.assert_array_equal(read.faces, surface.faces)
+        assert len(read.faces) > 1000
         turned = surface.vertices[:, [0, 2, 1]] * torch.tensor([1.0, 1.0, -1.0])
         np.testing.assert_allclose(read.vertices, turned, atol=1e-6)
-        rows = PlyData.read(io.BytesIO(splat_ply(splats)))["vertex"]
+        root = pygltflib.GLTF2().load_from_bytes(files["model.glb"])
+        accessor = root.accessors[root.meshes[0].primitives[0].attributes.COLOR_0]
+        assert (accessor.componentType, accessor.type, accessor.normalized) == (pygltflib.UNSIGNED_SHORT, "VEC4", True)
+        place = root.bufferViews[accessor.bufferView].byteOffset + (accessor.byteOffset or 0)
+        light = np.frombuffer(root.binary_blob(), "<u2", 4 * accessor.count, place).reshape(-1, 4) / 65535  # linear, as glTF has it
+        shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+        np.testing.assert_allclose(shown[:, :3], surface.attributes[:, :3], atol=0.5 / 255 + 1e-4)
+        assert (light[:, 3] == 1).all() and float(surface.attributes[:, :3].std()) > 0.05
+
+        rows = PlyData.read(io.BytesIO(files["splat.ply"]))["vertex"]  # told to use the original's frame: its columns
+        ours, theirs = np.stack([rows[column] for column in COLUMNS], axis=1), gaussians.records().numpy()
         assert len(rows) == 4 * count
-        y = gaussians.positions()[:, 2]
-        np.testing.assert_allclose(rows["y"], y, atol=1e-5)
-        assert abs(read.bounds[:, 1].mean() - float(y.mean())) < 0.1
+        theirs[:, 13:] /= np.linalg.norm(theirs[:, 13:], axis=1, keepdims=True)
+        ours[:, 13:] *= np.sign((ours[:, 13:] * theirs[:, 13:]).sum(axis=1, keepdims=True))
+        sure = np.abs(theirs[:, 9]) < 5
+        np.testing.assert_allclose(ours[sure], theirs[sure], atol=1e-5)
+        assert sure.mean() > 0.5
+        assert abs(read.bounds[:, 1].mean() - float(gaussians.positions()[:, 2].mean())) < 0.1
