@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .backends import choose
 
-_ROWS = 1 << 16  # normalised at once in the twin: no float32 copy of everything
+_ROWS = 1 << 16  # at once in the twin: there is never a float32 copy of everything
 
 
 def group_norm(
@@ -33,12 +33,16 @@ def group_norm(
 
             kernel(x[rows], weight, bias, groups, eps, silu, out[rows])
             continue
-        variance, mean = torch.var_mean(x[rows].float().unflatten(1, (groups, -1)), dim=(0, 2), correction=0)
+        parts = x[rows].split(_ROWS)
+        moments = [torch.var_mean(part.float().unflatten(1, (groups, -1)), dim=(0, 2), correction=0) for part in parts]
+        variances, means = (torch.stack(values) for values in zip(*moments))
+        share = torch.tensor([[len(part) / (rows.stop - rows.start)] for part in parts], device=x.device)
+        mean = (share * means).sum(0)
+        variance = (share * (variances + (means - mean).square())).sum(0)
         repeat = x.shape[1] // groups
         mult = torch.rsqrt(variance + eps).repeat_interleave(repeat) * weight.float()
         mean = mean.repeat_interleave(repeat)
-        for start in range(rows.start, rows.stop, _ROWS):
-            some = slice(start, min(start + _ROWS, rows.stop))
-            normed = (x[some].float() - mean) * mult + bias.float()
-            out[some] = F.silu(normed, inplace=True) if silu else normed
+        for part, place in zip(parts, out[rows].split(_ROWS)):
+            normed = (part.float() - mean) * mult + bias.float()
+            place.copy_(F.silu(normed, inplace=True) if silu else normed)
     return out
