@@ -67,6 +67,14 @@ def test_the_nearest_point_is_exact_among_slivers_of_all_sizes(seed: int) -> Non
     assert (hit.weights >= -1e-9).all() and hit.weights.sum(axis=1) == pytest.approx(np.ones(300))
 
 
+def test_the_nearest_point_is_exact_where_many_large_faces_cross() -> None:
+    """The face that is nearest may have one of the furthest centres."""
+    rng = np.random.default_rng(0)
+    vertices, faces = rng.normal(size=(900, 3)), np.arange(900).reshape(-1, 3)
+    points = rng.normal(size=(100, 3))
+    assert nearest.NearestFaces(vertices, faces)(points).distance == pytest.approx(plain_distance(points, vertices[faces]), abs=1e-9)
+
+
 def test_samples_are_even_over_the_area() -> None:
     mesh = box(high=(4, 1, 0.5))
     points, face = nearest.sample_surface(mesh.vertices, mesh.faces, 6000)
@@ -96,6 +104,7 @@ def test_the_error_has_two_sides() -> None:
     lost = error.surface_error((ball.vertices, ball.faces), (pair.vertices, pair.faces), 1000)
     assert grown.to_reference > 1 and grown.from_reference < 1e-3
     assert lost.from_reference > 0.4 and lost.to_reference < 1e-3
+    assert grown.max == grown.to_reference and lost.max == lost.from_reference
 
 
 # visibility

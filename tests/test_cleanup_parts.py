@@ -142,6 +142,14 @@ def test_bodies_are_turned_outwards_and_hollows_inwards() -> None:
     assert (np.sign(volumes) == np.where(depth == 1, -1, 1)).all() and (depth == 1).sum() == 1
 
 
+def test_an_open_body_is_not_turned() -> None:
+    bowl = inside_out(without(sphere(8), np.arange(224) < 40))
+    parts = components.parts_of(bowl.vertices, bowl.faces)
+    assert parts.volume[0] < 0 and not parts.closed[0]
+    faces, turned = repair.face_outwards(bowl.faces, parts, np.array([False]))
+    assert np.array_equal(faces, bowl.faces) and not turned.any()
+
+
 def touching_boxes() -> tuple[np.ndarray, np.ndarray]:
     """Two boxes with one edge in common."""
     both = joined(box(), box((1, 1, 0), (2, 2, 1)))
@@ -255,6 +263,8 @@ def test_floaters_are_small_beside_the_largest() -> None:
     assert components.floaters(parts, 0.01).tolist() == [False, True, False]
     assert components.floaters(parts, 0.5).tolist() == [False, True, True]
     assert components.floaters(parts, 0.0).tolist() == [False, False, False]
+    large = components.parts_of(100 * many.vertices, many.faces)
+    assert components.floaters(large, 0.01).tolist() == [False, True, False]
 
 
 def test_a_closed_body_without_volume_is_a_floater() -> None:
@@ -481,3 +491,13 @@ def test_two_holes_that_meet_in_a_vertex() -> None:
     made = holes.fill_holes(vertices, faces)
     mesh = assert_closed(made.vertices, made.faces, 1)
     assert mesh.volume == pytest.approx(judged(ball.vertices, ball.faces).volume, rel=0.003)
+
+
+def test_a_swap_makes_no_edge_that_is_there() -> None:
+    """Three faces around a vertex that leans over: the angles ask for a swap, but its edge exists."""
+    points = [np.float64(p) for p in ((0, 0, 0), (1, 1, 0), (1, -1, 0), (3, 0, 1))]
+    around = [(0, 1, 3), (1, 2, 3), (2, 0, 3)]
+    assert holes._angle(points, 0, 2, 3) + holes._angle(points, 0, 1, 3) > np.pi
+    swapped = list(around)
+    holes._swap(points, swapped)
+    assert swapped == around
