@@ -30,7 +30,7 @@ def thin(vertices: Array, faces: Array, target: int, device: torch.device | str)
     The mesh must be closed, wound alike and split (repair.split_crowded); vertices inside a cube of about 1.
     """
     with torch.inference_mode():
-        mesh = _Mesh.of(torch.from_numpy(vertices).to(device, torch.float64), torch.from_numpy(faces).to(device))
+        mesh = _Mesh.of(torch.tensor(vertices, dtype=torch.float64, device=device), torch.tensor(faces, device=device))
         for number in range(ROUNDS):
             if len(mesh.faces) <= target or not mesh.collapse((len(mesh.faces) - target + 1) // 2):
                 break

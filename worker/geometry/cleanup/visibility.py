@@ -21,7 +21,8 @@ def visibility(vertices: Array, faces: Array, views: int, size: int, device: tor
     if len(faces) == 0:
         return np.zeros(0, np.float32)
     cameras = orbit(*spherical_hammersley(views, dtype=torch.float64), size=size).to(device)
-    points, corners = torch.from_numpy(np.float32(vertices)).to(device), torch.from_numpy(faces.astype(np.int32)).to(device)
+    points = torch.tensor(vertices, dtype=torch.float32, device=device)
+    corners = torch.tensor(faces, dtype=torch.int32, device=device)
     with torch.inference_mode():
         seen = visible_faces(points, corners, cameras, near=NEAR, far=FAR)
     return (seen.double() / views).float().cpu().numpy()
