@@ -64,6 +64,17 @@ def test_a_gap_in_the_wall_is_cut_and_closed() -> None:
     assert result.report["inner_faces"] > 100 and len(result.report["holes_closed"]) >= 1 and result.report["genus"] == 0
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.04)
     assert np.linalg.norm(mesh.vertices, axis=1).min() > 0.3
+    assert result.report["error"]["mean"] < 0.003  # what was cut off isn't missing
+
+
+def test_a_crumb_that_hangs_by_one_vertex_goes() -> None:
+    crumb = octahedron(0.02)
+    both = joined(sphere(16), Raw(crumb.vertices + np.float32([0, 0, 0.42]), crumb.faces, crumb.colors))
+    at = [int(np.argmax(both.vertices[:-6, 2])), len(both.vertices) - 1]  # the sphere's pole, the crumb's lowest corner
+    faces = np.where(both.faces == at[1], at[0], both.faces)
+    result = cleaned(Raw(both.vertices, faces, both.colors))
+    mesh = assert_good(result, 1500, 1)
+    assert result.report["floaters"] == 1 and mesh.vertices[:, 2].max() < 0.41
 
 
 def test_inner_surface_can_be_kept() -> None:
