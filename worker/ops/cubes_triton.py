@@ -127,8 +127,8 @@ def dual_vertices(
     out = values.new_empty(count, width)
     starts, ends = (sum(edge[side] << 3 * slot for slot, edge in enumerate(edges)) for side in (0, 1))
     if len(cubes):
-        _dual_kernel[(triton.cdiv(len(cubes), 32),)](
+        _dual_kernel[(triton.cdiv(len(cubes), 16),)](
             cubes, corners, group_of, first, sdf, values, weights, out, len(cubes), values.stride(0), weights.shape[1], starts, ends, len(edges), resolution,
-            width, triton.next_power_of_2(width + 1), 32, num_warps=4,
+            width, triton.next_power_of_2(width + 1), 16, num_warps=4,
         )  # fmt: skip
     return out

@@ -16,7 +16,7 @@ KERNEL = 9e-4  # smallest standard deviation, in object units
 SCALE_BIAS, OPACITY_BIAS = 0.004, 0.1  # the scale and opacity that a raw 0 means
 ORIGIN = -0.5
 SH_C0 = 0.28209479177387814
-BLOCK = 1 << 13  # splats at once on a CPU: they stay in its cache, and are too few for torch to wake further threads
+BLOCK = 1 << 12  # splats at once on a CPU: they stay in its cache, and no operation wakes further threads for so few
 ATTRIBUTES = ("xyz", "features_dc", "scaling", "rotation", "opacity")
 COLUMNS = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")  # fmt: skip
 
@@ -50,7 +50,7 @@ class Gaussians:
 
     def scales(self) -> Tensor:
         """(n, 3), standard deviations, none below the kernel."""
-        return torch.sqrt(F.softplus(self.scaling + _SCALE_BIAS).square() + self.kernel**2)
+        return torch.hypot(F.softplus(self.scaling + _SCALE_BIAS), torch.full((), self.kernel, device=self.scaling.device))
 
     def quaternions(self) -> Tensor:
         """(n, 4) w x y z, of any length: what a PLY holds."""
@@ -97,7 +97,9 @@ class Gaussians:
             here[:, 3:6] = 0
             here[:, 6:9] = part.features_dc[:, 0]
             here[:, 9:10] = _logit(part.opacities())
-            here[:, 10:13] = part.scales().log_()
+            here[:, 10:13] = torch.special.xlogy(
+                1.0, part.scales()
+            )  # the log; torch.log wakes threads for 2048 numbers, which takes longer
             here[:, 13:17] = part.quaternions()
         return rows
 
@@ -122,7 +124,12 @@ def _softplus_inverse(y: Tensor) -> Tensor:
 
 
 def _logit(p: Tensor) -> Tensor:
-    return torch.log(p / (1 - p))
+    return _log(p / (1 - p))
+
+
+def _log(x: Tensor) -> Tensor:
+    """The logarithm; torch.log wakes threads for as few as 2048 numbers, and on a busy machine waits for them longer than it works."""
+    return torch.special.xlogy(1.0, x)
 
 
 # The biases, computed as the original does, in float32.
