@@ -133,6 +133,16 @@ def test_mixed_networks_run_in_half_and_answer_in_float32() -> None:
         assert (half - exact).abs().max() < 0.02 * exact.abs().max()
 
 
+def test_the_released_settings() -> None:
+    """stage2.md 1.3, 5 and 6: steps, guidance and its interval; four inputs, tokens from before the encoders' last norm."""
+    released = latents.RELEASED
+    assert (released.steps, released.rescale, released.guidance, released.interval) == (25, 1.0, 1.0, (0.0, 500.0))
+    with torch.device("meta"):
+        fuser = latents.stage2_fuser()
+    assert [encoder.prenorm for encoder in fuser.module_list] == [True, True] and fuser.width == 1024
+    assert fuser.routes == [("image", 0, 0), ("rgb_image", 0, 1), ("mask", 1, 0), ("rgb_image_mask", 1, 1)]
+
+
 # -- operations
 
 
