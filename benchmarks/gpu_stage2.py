@@ -20,7 +20,9 @@ from _pack import mount, table
 
 mount()
 
+from comfyui_sam3d.worker.ops.attention import fused_attention  # noqa: E402
 from comfyui_sam3d.worker.ops.backends import available, force  # noqa: E402
+from comfyui_sam3d.worker.ops.packed_attention import Lengths, packed_attention  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import subdivided_conv3, submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import grouped_attention  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flexicubes import CORNERS, SDF, Surface, extract_surface  # noqa: E402
@@ -61,9 +63,9 @@ def main() -> None:
     rows: list[tuple[str, str, str]] = []
     for count in (8000, 20000):
         coords, latents = shell(count), torch.randn(count, 8, device="cuda")
-        limits = LIMITS if count == 20000 else {}
+        limits = LIMITS if count == 20000 else dict.fromkeys(LIMITS, "")
         for part in (flow, splats, mesh, cubes):
-            rows += [(f"{count} voxels: {what}", figure, limits.get(key, "")) for what, figure, key in part(Voxels(coords), latents)]
+            rows += [(f"{count} voxels: {what}", figure, limits.get(key, key)) for what, figure, key in part(Voxels(coords), latents)]
             torch.cuda.empty_cache()
     table(rows, "Stage 2, full size, random weights, float16 torso")
 
@@ -111,7 +113,22 @@ def flow(voxels: Voxels, noise: torch.Tensor) -> list[tuple[str, str, str]]:
     rows.append(("relative L2 of the latents to the float32 twin", f"{float((found - wanted).norm() / wanted.norm()):.1e}", "1e-2"))
     again = sample_latents(cached, context, noise, voxels, RELEASED)
     rows.append(("same noise twice, same numbers", str(torch.equal(found, again)), "True"))
+    rows.append(attention(len(voxels.coarse)))
     return rows + packed(cached) if len(voxels) < 10000 else rows
+
+
+def attention(count: int) -> tuple[str, str, str]:
+    """The transformer's two attentions alone, by both backends."""
+    qkv, tokens = (torch.randn(size, parts, 16, 64, device="cuda").half() for size, parts in ((2 * count, 3), (TOKENS, 2)))
+    one, two, keys = (Lengths.of(each, qkv.device) for each in ([count], [count, count], [TOKENS]))
+    calls = {
+        "self": lambda: packed_attention(*qkv[:count].unbind(1), one, one),
+        "two passes": lambda: packed_attention(*qkv.unbind(1), two, two),
+        "cross": lambda: packed_attention(qkv[:count, 0], *tokens.unbind(1), one, keys),
+    }
+    names = available(qkv.device)["packed_attention"]
+    with fused_attention(qkv.device):
+        return f"attention: {', '.join(calls)}", "; ".join(by_backend(call, names) for call in calls.values()) + " ms", ""
 
 
 def packed(flow: CachedLatentFlow, objects: int = 8) -> list[tuple[str, str, str]]:

@@ -179,15 +179,15 @@ def test_packed_attention_is_masked_attention() -> None:
 
 @needs_gpu
 @pytest.mark.parametrize("width", [16, 64, 128])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_tritons_packed_attention_is_its_twin(width, dtype) -> None:
     q, k, v, queries, keys = sequences(width, "cuda", dtype)
-    exact = packed_attention(q.float(), k.float(), v.float(), queries, keys)
+    exact = packed_attention(q.double(), k.double(), v.double(), queries, keys)
     with backends.force("triton"):
         fast = packed_attention(q, k, v, queries, keys)
     with backends.force("torch"):
         twin = packed_attention(q, k, v, queries, keys)
-    assert fast.dtype == dtype and (fast.float() - exact).norm() < 1.5 * (twin.float() - exact).norm() < 0.01 * exact.norm()
+    assert fast.dtype == dtype and (fast - exact).norm() < 2 * (twin - exact).norm() < 0.02 * exact.norm()
 
 
 def operands(rows: int, width: int, parts: int, dtype: torch.dtype, device: str) -> tuple[torch.Tensor, ...]:

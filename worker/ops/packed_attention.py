@@ -1,7 +1,7 @@
 """Attention of sequences packed one after another in a tensor: each one's queries read its own keys and no others.
 
-Backends: `torch` (this file: PyTorch's attention, sequence by sequence), `triton` (packed_attention_triton.py; half precision on CUDA). The second is the
-faster one at head width 64 on Hopper and, unlike cuDNN's, builds nothing for a length that it hasn't met.
+Backends: `torch` (this file: PyTorch's attention, sequence by sequence), `triton` (packed_attention_triton.py; CUDA, some head
+widths; float32 by name only). The second is the faster one at head width 64 on Hopper and, unlike cuDNN's, builds nothing for a length it hasn't met.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .attention import attend
 from .backends import choose
+
+BACKENDS = ("triton",)
+WIDTHS = (16, 32, 64, 128)  # of a head, that Triton's kernel knows
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, queries: Lengths, keys: Le
 
     A sequence with queries needs a key.
     """
-    if choose(q.device, "triton") == "triton" and q.dtype != torch.float32 and q.shape[2] in (16, 32, 64, 128):
+    offered = BACKENDS if q.dtype in (torch.float16, torch.bfloat16) else ()
+    if q.shape[2] in WIDTHS and choose(q.device, *offered, by_name=BACKENDS) == "triton":
         from .packed_attention_triton import packed_attention as fast
 
         return fast(q, k, v, queries.ends, keys.ends, max(queries.each))
