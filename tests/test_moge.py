@@ -1,8 +1,7 @@
-"""MoGe: keys, configurations, checkpoints, the camera, and the point map that the worker makes of it. Its numbers: test_golden.py."""
+"""MoGe: keys, configurations, checkpoints, inference. Its numbers: test_golden.py; focal length, shift and the worker's point map: test_moge_camera.py."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 
@@ -13,61 +12,17 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 
 import torch.nn.functional as F  # noqa: E402
 from comfyui_sam3d.contract.errors import ImageError, OptionError, SetupError  # noqa: E402
-from comfyui_sam3d.contract.pointmaps import PointMap  # noqa: E402
-from comfyui_sam3d.contract.request import ReconstructRequest, Sam3dOptions  # noqa: E402
-from comfyui_sam3d.vendor.moge import checkpoint, focal, layers  # noqa: E402
-from comfyui_sam3d.vendor.moge import infer as infer_module  # noqa: E402
+from comfyui_sam3d.vendor.moge import checkpoint, layers  # noqa: E402
 from comfyui_sam3d.vendor.moge.backbone import DinoV2  # noqa: E402
 from comfyui_sam3d.vendor.moge.config import ENCODERS, OFFICIAL_V1, ViTSize  # noqa: E402
 from comfyui_sam3d.vendor.moge.infer import infer, token_count, unproject  # noqa: E402
 from comfyui_sam3d.vendor.moge.model_v2 import MoGeV2  # noqa: E402
-from comfyui_sam3d.worker.pointmap import estimate_intrinsics, from_picture, from_request  # noqa: E402
-from comfyui_sam3d.worker.sam3d import preprocess  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from golden.replay import near  # noqa: E402
+from moge_models import TINY, V1, V2, changed, picture, stack, tiny  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-TINY = ViTSize(width=32, depth=3, heads=2, native=56)
-V1 = {
-    "encoder": "tiny", "intermediate_layers": 2, "dim_proj": 32, "dim_upsample": [32, 32], "num_tokens_range": [8, 20], "remap_output": "exp",
-}  # fmt: skip
-
-
-def _stack(inputs, last: int | None, *, dims=(32, 32, 32), blocks=(0, 1, 0), **other):
-    outputs = None if last is None else [*[None] * (len(dims) - 1), last]
-    return {
-        "dim_in": list(inputs), "dim_out": outputs, "dim_res_blocks": list(dims), "num_res_blocks": list(blocks), "res_block_in_norm": "none",
-        "res_block_hidden_norm": "none", "resamplers": ["conv_transpose", "bilinear"], **other,
-    }  # fmt: skip
-
-
-V2 = {
-    "encoder": {"backbone": "tiny", "intermediate_layers": [0, 2], "dim_out": 24}, "neck": _stack((26, 2, 2), None),
-    "points_head": _stack((32, 32, 32), 3), "mask_head": _stack((32, 32, 32), 1), "normal_head": _stack((None, 32, None), 3),
-    "scale_head": {"dims": [32, 16, 1]}, "remap_output": "exp", "num_tokens_range": [9, 36],
-}  # fmt: skip
-
-
-def tiny(config, seed: int = 0):
-    """A network with weights that do something."""
-    model = checkpoint.build(config, TINY)
-    source = torch.Generator().manual_seed(seed)
-    for name, value in model.named_parameters():
-        value.data.normal_(0, 0.5 / max(value[0].numel(), 1) ** 0.5 if value.ndim > 1 else 0.1, generator=source)
-        if ("norm" in name and name.endswith("weight")) or name.endswith("gamma"):
-            value.data += 1
-    return model.requires_grad_(False).eval()
-
-
-def changed(config, **entries):
-    return {**copy.deepcopy(config), **entries}
-
-
-def picture(height: int = 40, width: int = 56, seed: int = 1) -> torch.Tensor:
-    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
-
 
 # -- keys
 
@@ -80,9 +35,9 @@ def count(config) -> tuple[int, int, dict[str, tuple[int, ...]]]:
 
 def official_v2():
     dims, resamplers = (1024, 256, 128, 64, 32), ["conv_transpose"] * 3 + ["bilinear"]
-    neck = _stack((1026, 2, 2, 2, 2), None, dims=dims, blocks=(0, 2, 2, 2, 0), resamplers=resamplers)
+    neck = stack((1026, 2, 2, 2, 2), None, dims=dims, blocks=(0, 2, 2, 2, 0), resamplers=resamplers)
     heads = {
-        f"{name}_head": _stack(dims, last, dims=dims, blocks=(0, 1, 1, 1, 0), resamplers=resamplers)
+        f"{name}_head": stack(dims, last, dims=dims, blocks=(0, 1, 1, 1, 0), resamplers=resamplers)
         for name, last in (("points", 3), ("mask", 1), ("normal", 3))
     }
     encoder = {"backbone": "dinov2_vitl14", "intermediate_layers": [5, 11, 17, 23], "dim_out": 1024}
@@ -155,13 +110,13 @@ REFUSED = {
     "v2: an activation": (changed(V2, mask_head={**V2["mask_head"], "activation": "silu"}), "mask_head.activation"),
     "v2: a norm": (changed(V2, points_head={**V2["points_head"], "res_block_in_norm": "batch"}), "points_head.res_block_in_norm"),
     "v2: levels": (changed(V2, points_head={**V2["points_head"], "num_res_blocks": [1]}), "points_head.num_res_blocks"),
-    "v2: an input's width": (changed(V2, points_head=_stack((32, 16, 32), 3)), "points_head.dim_in"),
-    "v2: a missing input": (changed(V2, neck=_stack((None, 2, 2), None)), "neck.dim_in"),
-    "v2: an output's width": (changed(V2, mask_head=_stack((32, 32, 32), 2)), "mask_head.dim_out"),
-    "v2: no output": (changed(V2, points_head=_stack((32, 32, 32), None)), "points_head.dim_out"),
+    "v2: an input's width": (changed(V2, points_head=stack((32, 16, 32), 3)), "points_head.dim_in"),
+    "v2: a missing input": (changed(V2, neck=stack((None, 2, 2), None)), "neck.dim_in"),
+    "v2: an output's width": (changed(V2, mask_head=stack((32, 32, 32), 2)), "mask_head.dim_out"),
+    "v2: no output": (changed(V2, points_head=stack((32, 32, 32), None)), "points_head.dim_out"),
     "v2: a scale": (changed(V2, scale_head={"dims": [32, 2]}), "scale_head.dims"), "v2: no neck": ({k: v for k, v in V2.items() if k != "neck"}, "neck"),
     "v2: a head that is no table": (changed(V2, mask_head=1), "mask_head"),
-    "v2: groups": (changed(V2, neck=_stack((26, 2, 2), None, dims=(16, 16, 16), blocks=(1, 0, 0), res_block_in_norm="group_norm")), "neck.dim_res_blocks"),
+    "v2: groups": (changed(V2, neck=stack((26, 2, 2), None, dims=(16, 16, 16), blocks=(1, 0, 0), res_block_in_norm="group_norm")), "neck.dim_res_blocks"),
 }  # fmt: skip
 
 
@@ -464,136 +419,3 @@ def test_only_what_lies_before_the_camera_counts_in_version_2() -> None:
     bare, masked = (infer(model, picture(), num_tokens=16, apply_mask=apply) for apply in (False, True))
     depth = bare.depth / model(picture()[None], 16).scale
     assert (depth <= 0).any() and torch.equal(masked.mask, depth > 0)
-
-
-# -- focal length and shift
-
-
-def scene(height: int, width: int, true_focal: float, shift: float, seed: int = 0) -> np.ndarray:
-    """What a camera with this focal length sees, its depth measured from `shift` too far."""
-    random = np.random.default_rng(seed)
-    depth = 2 + random.random((height, width))
-    return np.concatenate([focal.places(height, width) / true_focal * depth[..., None], (depth - shift)[..., None]], axis=-1).astype(
-        np.float32
-    )
-
-
-@pytest.mark.parametrize("size", [(96, 96), (48, 120), (200, 61), (20, 30)])
-@pytest.mark.parametrize(("true_focal", "shift"), [(0.6, 0.0), (1.3, 0.9), (3.0, -2.0)])
-def test_a_known_camera_is_found(size, true_focal: float, shift: float) -> None:
-    found = focal.recover(scene(*size, true_focal, shift))
-    assert found == pytest.approx((true_focal, shift), rel=2e-3, abs=2e-3)
-    given = focal.recover(scene(*size, true_focal, shift), focal=true_focal)
-    assert given == pytest.approx((true_focal, shift), rel=2e-3, abs=2e-3) and given[0] == true_focal
-
-
-def test_mirrored_axes_give_a_negative_focal_length() -> None:
-    right = scene(64, 64, 1.3, 0.9)
-    assert focal.recover(right * np.float32([-1, -1, 1])) == pytest.approx((-1.3, 0.9), rel=2e-3)
-
-
-def test_points_outside_the_mask_or_not_finite_do_not_count() -> None:
-    points, mask = scene(64, 80, 1.1, 0.3), np.ones((64, 80), bool)
-    points[:32], mask[:32] = 7.0, False
-    assert focal.recover(points, mask) == pytest.approx((1.1, 0.3), rel=2e-3)
-    assert focal.recover(points) != pytest.approx((1.1, 0.3), rel=2e-2)
-    points[:32], points[0] = np.inf, np.nan
-    points[40, :, 2] = 0  # would divide by zero
-    assert focal.recover(points) == pytest.approx((1.1, 0.3), rel=2e-3)
-
-
-def test_too_few_points_tell_nothing() -> None:
-    points, mask = scene(64, 64, 1.1, 0.3), np.zeros((64, 64), bool)
-    assert focal.recover(points, mask) == (1.0, 0.0) and focal.recover(points, mask, 2.5) == (2.5, 0.0)
-    mask[5, 6] = True
-    assert focal.recover(points, mask) == (1.0, 0.0)
-    points[..., :2] = 0
-    assert focal.recover(points) == (1.0, 0.0)
-
-
-def test_places_and_intrinsics() -> None:
-    wide = focal.places(2, 4)
-    assert wide.shape == (2, 4, 2)
-    np.testing.assert_allclose(wide[0, 0], np.array([-1.5, -0.5]) / np.hypot(2, 1), rtol=1e-6)
-    assert (wide[1] - wide[0])[0, 1] > 0 and (wide[:, 1] - wide[:, 0])[0, 0] > 0
-    np.testing.assert_allclose(layers.uv_map(2, 4, 2.0, torch.zeros(1, 1))[0].permute(1, 2, 0).numpy(), wide, rtol=1e-6)
-    for height, width in ((30, 40), (40, 30), (64, 64)):
-        matrix = focal.intrinsics(1.3, width / height)
-        # A place (u, v) on the ray (u, v, focal) is seen there: the picture's corners are at 0 and 1.
-        corner = matrix @ np.array([width, height, 1.3 * np.hypot(width, height)]) / (1.3 * np.hypot(width, height))
-        np.testing.assert_allclose(corner, [1, 1, 1], rtol=1e-6)
-        assert matrix[0, 0] * width == pytest.approx(matrix[1, 1] * height)
-
-
-def test_unproject() -> None:
-    depth = torch.full((1, 2, 4), 3.0)
-    matrix = torch.tensor([[[0.8, 0, 0.5], [0, 1.6, 0.4], [0, 0, 1]]])
-    points = unproject(depth, matrix)
-    seen = points @ matrix[0].T / 3
-    near(seen[0, :, :, 0], (torch.arange(4) / 4 + 0.125).expand(2, 4))
-    near(seen[0, :, :, 1], (torch.arange(2) / 2 + 0.25)[:, None].expand(2, 4))
-
-
-# -- the worker's point map
-
-
-def test_the_map_of_a_picture() -> None:
-    model = tiny(V1)
-    model.mask_threshold = float(model(picture()[None], 16).mask.median())
-    image = (picture() * 255).byte().permute(1, 2, 0).numpy()
-    made = from_picture(model, image, num_tokens=16)
-    found = infer(model, torch.from_numpy(image).permute(2, 0, 1) / 255, num_tokens=16)
-    assert made.points.shape == (40, 56, 3) and made.points.dtype == np.float32 and not made.metric and made.source == "MoGe"
-    assert 0 < np.isnan(made.points).all(-1).sum() < 40 * 56
-    near(torch.from_numpy(made.points).nan_to_num(7), preprocess.opencv_to_pytorch3d(found.points).nan_to_num(7))
-    near(torch.from_numpy(made.intrinsics), found.intrinsics)
-    again = from_picture(tiny(V2), image, num_tokens=16)
-    assert again.metric and again.source == "MoGe 2"
-
-
-def test_one_coordinate_that_is_not_finite_makes_no_point(monkeypatch) -> None:
-    points = torch.ones(2, 3, 3)
-    points[0, 1, 0], points[1, 2, 2] = torch.nan, torch.inf
-    whole = infer_module.Geometry(points, points[..., 2], torch.ones(2, 3, dtype=torch.bool), torch.eye(3))
-    monkeypatch.setattr(infer_module, "infer", lambda model, image: whole)
-    made = from_picture(tiny(V1), np.zeros((2, 3, 3), np.uint8))
-    assert np.isnan(made.points).sum(-1).tolist() == [[0, 3, 0], [0, 0, 3]]
-
-
-def request(size=(48, 64), **options) -> ReconstructRequest:
-    masks = np.zeros((1, *size), bool)
-    masks[0, 10:20, 10:20] = True
-    return ReconstructRequest(image=np.zeros((*size, 3), np.uint8), masks=masks, engine="sam3d", sam3d=Sam3dOptions(**options))
-
-
-def test_the_map_of_a_request() -> None:
-    assert from_request(request()) is None
-    points = scene(48, 64, 1.3, 0.0)
-    made = from_request(request(pointmap=points, pointmap_frame="opencv"))
-    assert isinstance(made, PointMap)
-    np.testing.assert_allclose(made.intrinsics, focal.intrinsics(1.3, 64 / 48), rtol=2e-3)
-    np.testing.assert_array_equal(made.points, points * np.float32([-1, -1, 1]))
-    matrix = np.array([[2, 0, 0.5], [0, 3, 0.5], [0, 0, 1]], np.float32)
-    np.testing.assert_array_equal(from_request(request(pointmap=points, intrinsics=matrix)).intrinsics, matrix)
-    larger = from_request(request((96, 128), pointmap=points))
-    assert larger.points.shape == (96, 128, 3)
-    with pytest.raises(OptionError, match="Taken as opengl"):
-        from_request(request(pointmap=points, pointmap_frame="opengl"))
-
-
-def test_estimated_intrinsics_are_of_the_true_focal_not_the_shift() -> None:
-    """The original swaps the two and forgets the axes; the result must be the same as the camera's that saw the scene."""
-    points = scene(30, 40, 1.3, 0.4) * np.float32([-1, -1, 1])
-    points[:5] = np.nan
-    np.testing.assert_allclose(estimate_intrinsics(points), [[1.3 * 0.625, 0, 0.5], [0, 1.3 * 0.625 * 4 / 3, 0.5], [0, 0, 1]], rtol=2e-3)
-    assert estimate_intrinsics(points * np.nan) is None
-    assert estimate_intrinsics(points * np.float32([-1, -1, 1])) is None
-
-
-@pytest.mark.parametrize("size", [(5, 7), (64, 48), (31, 100), (480, 640), (366, 245)])
-def test_resizing_takes_the_pixels_that_torch_takes(size) -> None:
-    for have in ((32, 24), (60, 60), (37, 50), (48, 20)):  # 48 to 366, 20 to 245: float64 would take others
-        points = np.random.default_rng(0).random((*have, 3)).astype(np.float32)
-        made = PointMap(points, None, "", True).resized(size)
-        wanted = preprocess.match_pointmap(torch.from_numpy(points), size)
-        assert torch.equal(torch.from_numpy(made.points).permute(2, 0, 1), wanted)
