@@ -1,4 +1,4 @@
-"""Submanifold convolution by the package spconv (version 2.3; Apache 2.0), behind sparse_conv.py. It finds the neighbours anew in each call."""
+"""Submanifold convolution by the package spconv (version 2.3), behind sparse_conv.py. It finds the neighbours anew in each call."""
 
 from __future__ import annotations
 

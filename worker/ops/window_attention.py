@@ -1,7 +1,7 @@
 """Attention inside groups of rows of one packed tensor: windows of voxels, or a batch's elements (Liu et al., "Swin Transformer", 2021).
 
 Backends: `torch` (this file: groups of similar length are padded to the longest among them and go to PyTorch's attention; any device), `triton`
-(CUDA; window_attention_triton.py), `varlen` (CUDA: PyTorch's own attention for variable lengths) and `xformers` (CUDA).
+(CUDA; window_attention_triton.py), `varlen` (CUDA: PyTorch's own attention for variable lengths); by name alone `xformers` (CUDA).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...contract.errors import SetupError
 from .backends import choose
 from .neighbours import linear_keys
 
-BACKENDS = ("triton", "varlen", "xformers")
 _SHORT = 1024  # rows: PyTorch's own kernels take over from Triton's in longer groups
 
 
@@ -72,8 +72,8 @@ def window_ids(coords: Tensor, size: int, shift: int) -> Tensor:
 
 def grouped_attention(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
     """q, k, v (N, H, D) -> (N, H * D): each row attends to the rows of its group, scale 1/sqrt(D). Any float dtype."""
-    offered = BACKENDS if groups.longest <= _SHORT else BACKENDS[1:]
-    backend = choose(q.device, *offered, by_name=BACKENDS)
+    preferred = ("triton", "varlen") if groups.longest <= _SHORT else ("varlen", "triton")
+    backend = choose(q.device, *preferred, by_name=("xformers",))
     if len(q) == 0:
         return q.flatten(1)
     if backend == "triton":
@@ -119,4 +119,11 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> Tensor:
     from xformers.ops.fmha.attn_bias import BlockDiagonalMask
 
     mask: Any = BlockDiagonalMask.from_seqlens(groups.lengths)
-    return xformers.ops.memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
+    try:
+        return xformers.ops.memory_efficient_attention(q[None], k[None], v[None], attn_bias=mask)[0]
+    except NotImplementedError as error:  # some of its builds have no kernels
+        raise SetupError(
+            "The backend 'xformers' was asked for, but has no kernel for this device and these numbers.",
+            "Leave SAM3D_OPS unset.",
+            detail=str(error),
+        ) from error
