@@ -20,8 +20,9 @@ from .splatting import DONE, EDGE, FAINT, OPAQUE, Gaussians
 _TILE = 16  # pixels
 _ROW = 12  # floats of one Gaussian's row in the table: x y a b c o red green blue depth, two unused; its share is 2^(a dx^2 + b dx dy + c dy^2 + o)
 _PAIRS = 1 << 24  # (Gaussian, tile) entries at once: about 40 bytes each
-_UNROLL = 8
+_UNROLL = 16
 _LOG2_E = math.log2(math.e)
+_LEAST = math.log2(FAINT) - 0.01  # of a share, as a power of 2, with room for rounding
 
 
 @triton.jit
@@ -113,9 +114,17 @@ def _project_kernel(
     tl.store(size_ptr + n, tl.maximum(tall, 0) << 16 | tl.maximum(wide, 0), mask=inside)
 
 
+@triton.jit
+def _clamped(x, low, high):
+    return tl.minimum(tl.maximum(x, low), high)
+
+
 @triton.jit(do_not_specialize=["first", "last", "before"])
-def _list_kernel(order_ptr, ends_ptr, low_ptr, size_ptr, tile_ptr, who_ptr, first, last, before, columns, BLOCK: tl.constexpr):
-    """List the Gaussians first..last of the depth order, once for each of their tiles."""
+def _list_kernel(
+    order_ptr, ends_ptr, low_ptr, size_ptr, table_ptr, tile_ptr, who_ptr, first, last, before, columns, tiles,
+    TILE: tl.constexpr, ROW: tl.constexpr, LEAST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """List the Gaussians first..last of the depth order, once for each tile of their box; those that they only pass by under the number `tiles`."""
     i = first + tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = i < last
     n = tl.load(order_ptr + i, mask=live, other=0)
@@ -123,9 +132,19 @@ def _list_kernel(order_ptr, ends_ptr, low_ptr, size_ptr, tile_ptr, who_ptr, firs
     wide, tall = size & 0xFFFF, size >> 16
     entries = tl.where(live, wide * tall, 0)
     at = tl.load(ends_ptr + i, mask=live, other=0) - before - entries
+    splat, drawn = table_ptr + n * ROW, entries > 0
+    x, y = tl.load(splat, mask=drawn, other=0.0), tl.load(splat + 1, mask=drawn, other=0.0)
+    a, b = tl.load(splat + 2, mask=drawn, other=-1.0), tl.load(splat + 3, mask=drawn, other=0.0)
+    c, o = tl.load(splat + 4, mask=drawn, other=-1.0), tl.load(splat + 5, mask=drawn, other=0.0)
     column, row = tl.zeros_like(wide), tl.zeros_like(wide)
     for k in range(tl.max(entries, 0)):
-        tile = ((low >> 16) + row) * columns + (low & 0xFFFF) + column
+        # The largest share in a tile is at its centre, or on one of the two sides that face it.
+        left, top = ((low & 0xFFFF) + column) * TILE + 0.5 - x, ((low >> 16) + row) * TILE + 0.5 - y
+        right, bottom = left + (TILE - 1), top + (TILE - 1)
+        dx, dy = _clamped(0.0, left, right), _clamped(0.0, top, bottom)
+        along_x, along_y = _clamped(-0.5 * b / a * dy, left, right), _clamped(-0.5 * b / c * dx, top, bottom)
+        share = tl.maximum((a * dx + b * along_y) * dx + c * along_y * along_y, (a * along_x + b * dy) * along_x + c * dy * dy) + o
+        tile = tl.where(share >= LEAST, ((low >> 16) + row) * columns + (low & 0xFFFF) + column, tiles)
         tl.store(tile_ptr + at + k, tile.to(tile_ptr.dtype.element_ty), mask=k < entries)
         tl.store(who_ptr + at + k, n.to(tl.int32), mask=k < entries)
         wraps = column + 1 == wide
@@ -218,7 +237,9 @@ def _view(
     for first, last, before, total in _portions(ends):
         tiles = torch.empty(total, dtype=narrow, device=device)
         who = torch.empty(total, dtype=torch.int32, device=device)
-        _list_kernel[(triton.cdiv(last - first, 128),)](order, ends, low, size, tiles, who, first, last, before, columns, 128, num_warps=4)
+        _list_kernel[(triton.cdiv(last - first, 128),)](
+            order, ends, low, size, table, tiles, who, first, last, before, columns, columns * rows, _TILE, _ROW, _LEAST, 128, num_warps=4
+        )  # fmt: skip
         tiles, sorting = torch.sort(tiles, stable=True)
         who = who[sorting]
         bounds = torch.searchsorted(tiles, numbers, out_int32=True)
