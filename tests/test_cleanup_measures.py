@@ -6,24 +6,13 @@ import numpy as np
 import pytest
 import trimesh
 
-pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import OptionError
-from comfyui_sam3d.worker.geometry.cleanup import (
-    attributes,
-    collapse,
-    decimate,
-    error,
-    hull,
-    lods,
-    nearest,
-    smooth,
-    topology,
-    visibility,
-)  # fmt: skip
+from comfyui_sam3d.contract.errors import OptionError  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup import attributes, collapse, decimate, error, hull, lods, nearest, smooth, topology, visibility  # noqa: E402  # noqa: E402
 
-from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus
-from cleanup_shapes import ball as ball_distance
+from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus  # noqa: E402
+from cleanup_shapes import ball as ball_distance  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -60,11 +49,12 @@ def test_the_nearest_point_is_exact_among_slivers_of_all_sizes(seed: int) -> Non
     corners[0, 2] = corners[0, 1]  # without area
     vertices, faces = corners.reshape(-1, 3), np.arange(450).reshape(-1, 3)
     points = rng.normal(size=(300, 3)) * 2
-    hit = nearest.NearestFaces(vertices, faces)(points)
-    assert hit.distance == pytest.approx(plain_distance(points, corners), abs=1e-9)
-    foot = np.einsum("pk,pkx->px", hit.weights, vertices[faces[hit.face]])
-    assert np.linalg.norm(points - foot, axis=1) == pytest.approx(hit.distance, abs=1e-12)
-    assert (hit.weights >= -1e-9).all() and hit.weights.sum(axis=1) == pytest.approx(np.ones(300))
+    wanted = plain_distance(points, corners)
+    for hit in (nearest.NearestFaces(vertices, faces)(points), nearest.nearest_by_all(points, vertices, faces, "cpu")):
+        assert hit.distance == pytest.approx(wanted, abs=1e-9)
+        foot = np.einsum("pk,pkx->px", hit.weights, vertices[faces[hit.face]])
+        assert np.linalg.norm(points - foot, axis=1) == pytest.approx(hit.distance, abs=1e-12)
+        assert (hit.weights >= -1e-9).all() and hit.weights.sum(axis=1) == pytest.approx(np.ones(300))
 
 
 def test_the_nearest_point_is_exact_where_many_large_faces_cross() -> None:
@@ -72,7 +62,9 @@ def test_the_nearest_point_is_exact_where_many_large_faces_cross() -> None:
     rng = np.random.default_rng(0)
     vertices, faces = rng.normal(size=(900, 3)), np.arange(900).reshape(-1, 3)
     points = rng.normal(size=(100, 3))
-    assert nearest.NearestFaces(vertices, faces)(points).distance == pytest.approx(plain_distance(points, vertices[faces]), abs=1e-9)
+    wanted = plain_distance(points, vertices[faces])
+    assert nearest.NearestFaces(vertices, faces)(points).distance == pytest.approx(wanted, abs=1e-9)
+    assert nearest.nearest_by_all(points + 100, vertices + 100, faces, "cpu").distance == pytest.approx(wanted, abs=1e-9)
 
 
 def test_samples_are_even_over_the_area() -> None:
@@ -141,6 +133,14 @@ def test_the_back_of_a_thin_wall_does_not_shine_through() -> None:
     got = attributes.carry(wall.colors, (wall.vertices, wall.faces), (coarse.vertices, coarse.faces))
     far = np.abs(coarse.vertices[:, 0]) > 0.08
     assert np.abs(got - halves(coarse.vertices))[far].max() < 0.02
+
+
+def test_gathering_on_tensors_is_the_same() -> None:
+    fine, coarse = sphere(24), sphere(7)
+    gather = (attributes._gathered, attributes._gathered_on_tensors)
+    surfaces = (fine.vertices, fine.faces), (coarse.vertices, coarse.faces)
+    (first, weight), (second, other) = (one(fine.vertices, *surfaces, torch.device("cpu")) for one in gather)
+    assert np.abs(first - second).max() < 1e-4 and np.abs(weight - other).max() < 1e-6
 
 
 def test_a_finer_target_takes_the_nearest_point() -> None:

@@ -111,7 +111,7 @@ class _Unit:
 def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | None = None, device: torch.device | str = "cpu") -> Cleaned:
     """Floaters and inner surface gone, holes closed, faces within the budget and outwards, colours carried over.
 
-    device: where visibility is computed, and large meshes are thinned. job: told between steps; lets its JobCancelled pass. Raises InputError for a mesh without a usable face.
+    device: where visibility, large meshes, colours and the error are computed. job: told between steps; lets its JobCancelled pass. Raises InputError for a mesh without a usable face.
 
     report: faces_before, faces_after, dropped (faces by reason), bodies_before, bodies_after, floaters, inner_bodies, inner_faces, holes_closed and holes_left (edges of
     each), split_vertices, turned_bodies, closed, boundary_edges, euler, genus, volume, budget_reached, error (see SurfaceError; None where not measured), hull,
@@ -140,11 +140,11 @@ def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | 
     with run.step("decimate"):
         final = _thinned(fine, options.budget, run, device, said=True)
     with run.step("colors"):
-        values = None if colors is None else attributes.carry(colors, raw, final)
+        values = None if colors is None else attributes.carry(colors, raw, final, device)
     with run.step("error"):
-        run.report["error"] = _error(final, raw, lost, options.samples)
+        run.report["error"] = _error(final, raw, lost, options.samples, device)
     with run.step("lods"):
-        more, box = _lods(fine, raw, colors, unit, options, run), _hull(final, unit, options, run)
+        more, box = _lods(fine, raw, colors, unit, options, run, device), _hull(final, unit, options, run)
     _summary(final, unit, run)
     run.job.step(STAGE, len(STEPS), len(STEPS))
     return Cleaned(_mesh(final, values, unit), {**run.report, "seconds": run.seconds, "notes": run.notes}, more, box)
@@ -264,21 +264,23 @@ def _filled(surface: _Surface, options: CleanOptions, run: _Run) -> _Surface:
     return vertices, faces
 
 
-def _error(final: _Surface, raw: _Surface, lost: Any, samples: int) -> dict[str, float] | None:
+def _error(final: _Surface, raw: _Surface, lost: Any, samples: int, device: torch.device | str) -> dict[str, float] | None:
     """Against the raw surface, without what was cut off."""
     if samples == 0:
         return None
     points, _ = nearest.sample_surface(*raw, samples)
     if lost is not None:
         points = points[~lost(points)]
-    return error.surface_error(final, raw, samples, points=points).to_json() if len(points) else None
+    return error.surface_error(final, raw, samples, points=points, device=device).to_json() if len(points) else None
 
 
-def _lods(fine: _Surface, raw: _Surface, colors: Array | None, unit: _Unit, options: CleanOptions, run: _Run) -> tuple[Mesh, ...]:
+def _lods(
+    fine: _Surface, raw: _Surface, colors: Array | None, unit: _Unit, options: CleanOptions, run: _Run, device: torch.device | str
+) -> tuple[Mesh, ...]:
     made = []
     for level in lods.levels(*fine, options.lods):
         surface = level.vertices, level.faces
-        made.append(_mesh(surface, None if colors is None else attributes.carry(colors, raw, surface), unit))
+        made.append(_mesh(surface, None if colors is None else attributes.carry(colors, raw, surface, device), unit))
         if not level.reached:
             run.notes.append(f"the level of {level.budget} faces has {len(level.faces)}")
     if options.lods:

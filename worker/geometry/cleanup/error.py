@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
-from .nearest import NearestFaces, sample_surface
+from .nearest import nearest_faces, sample_surface
 from .topology import Array, area_vectors
 
 Surface = tuple[Array, Array]  # vertices, faces
@@ -34,13 +35,19 @@ class SurfaceError:
 
 
 def surface_error(
-    measured: Surface, reference: Surface, samples: int = 10_000, *, points: Array | None = None, seed: int = 0
+    measured: Surface,
+    reference: Surface,
+    samples: int = 10_000,
+    *,
+    points: Array | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
 ) -> SurfaceError:
     """The measured surface against the reference. points float (P, 3): samples of the reference, where only a part of it counts."""
     ours, face = sample_surface(*measured, samples, seed)
     theirs = sample_surface(*reference, samples, seed + 1)[0] if points is None else points
-    there, back = NearestFaces(*reference)(ours), NearestFaces(*measured)(theirs)
-    own, other = area_vectors(*measured)[face], area_vectors(*reference)[there.face]
+    there, back = nearest_faces(ours, *reference, device), nearest_faces(theirs, *measured, device)
+    own, other = area_vectors(measured[0], measured[1][face]), area_vectors(reference[0], reference[1][there.face])
     used = reference[0][reference[1].ravel()]
     diagonal = max(float(np.linalg.norm(np.ptp(used.astype(np.float64), axis=0))), 1e-30)
     both = np.concatenate([there.distance, back.distance]) / diagonal

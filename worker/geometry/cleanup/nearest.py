@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from .topology import Array, area_vectors
 
 FIRST = 12  # faces of each class that are tried at first
+_PAIRS = 1 << 28  # of points and faces at once: 1 GiB
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class NearestFaces:
         who, which = np.nonzero(able)
         if len(who) == 0:
             return
-        weights, distance = closest_on_triangles(points[asked[who]], self.vertices[self.faces[faces[who, which]]])
+        weights, distance = self._closest(points[asked[who]], faces[who, which])
         order = np.lexsort((distance, who))
         best = order[np.flatnonzero(np.diff(who[order], prepend=-1))]
         better = best[distance[best] < hit.distance[asked[who[best]]]]
@@ -73,36 +76,75 @@ class NearestFaces:
         hit.face[at], hit.weights[at], hit.distance[at] = faces[who[better], which[better]], weights[better], distance[better]
 
     def _lower(self, points: Array, asked: Array, faces: Array, hit: Hit) -> None:
-        weights, distance = closest_on_triangles(points[asked], self.vertices[self.faces[faces]])
+        weights, distance = self._closest(points[asked], faces)
         better = distance < hit.distance[asked]
         at = asked[better]
         hit.face[at], hit.weights[at], hit.distance[at] = faces[better], weights[better], distance[better]
 
+    def _closest(self, points: Array, faces: Array) -> tuple[Array, Array]:
+        weights, distance = closest_on_triangles(torch.from_numpy(points), torch.from_numpy(self.vertices[self.faces[faces]]))
+        return weights.numpy(), distance.numpy()
 
-def closest_on_triangles(points: Array, corners: Array) -> tuple[Array, Array]:
+
+def nearest_faces(points: Array, vertices: Array, faces: Array, device: torch.device | str = "cpu") -> Hit:
+    """The nearest point of the mesh to each of points float (P, 3): by k-d trees on the CPU, by trying all faces on a GPU."""
+    if torch.device(device).type == "cpu":
+        return NearestFaces(vertices, faces)(points)
+    return nearest_by_all(points, vertices, faces, device)
+
+
+def nearest_by_all(points: Array, vertices: Array, faces: Array, device: torch.device | str) -> Hit:
+    """The same by brute force on tensors. The distances to all centres, in float32, leave a few faces for each point; those are measured in float64."""
+    with torch.inference_mode():
+        corners = torch.tensor(vertices, dtype=torch.float64, device=device)[torch.tensor(faces, device=device)]
+        asked, middle = torch.tensor(points, dtype=torch.float64, device=device), corners.mean(dim=(0, 1))
+        centre = corners.mean(dim=1)
+        reach = (corners - centre[:, None]).norm(dim=2).amax(dim=1).float()
+        flat, from_middle = (centre - middle).float(), (asked - middle).float()
+        far = (flat**2).sum(1)
+        slack = 4e-6 * float(torch.maximum(far.amax(), (from_middle**2).sum(1).amax()))  # float32 rounds squares by less
+        # |p - c|^2 <= (bound + reach)^2 as one product of matrices: [p, bound, 1] . [-2 c, -2 reach, c^2 - reach^2] <= bound^2 - p^2
+        table = torch.cat([-2 * flat, -2 * reach[:, None], (far - reach**2)[:, None]], dim=1).T.contiguous()
+        pairs = []
+        for begin in range(0, len(asked), step := max(1, _PAIRS // len(faces))):
+            some, flat_some = asked[begin : begin + step], from_middle[begin : begin + step]
+            first = torch.addmm(far[None], flat_some, flat.T, alpha=-2).argmin(dim=1)
+            bound = closest_on_triangles(some, corners[first])[1].float()[:, None]
+            limit = bound**2 - (flat_some**2).sum(1, keepdim=True) + slack
+            who, which = (torch.cat([flat_some, bound, torch.ones_like(bound)], dim=1) @ table <= limit).nonzero(as_tuple=True)
+            pairs.append((who + begin, which))
+        who, which = (torch.cat(part) for part in zip(*pairs))
+        weights, distance = closest_on_triangles(asked[who], corners[which])
+        best = torch.full((len(asked),), torch.inf, dtype=torch.float64, device=device).scatter_reduce(0, who, distance, "amin")
+        rows = torch.arange(len(who), device=device)[distance == best[who]]
+        row = torch.full((len(asked),), len(who), device=device).scatter_reduce(0, who[rows], rows, "amin")
+        return Hit(which[row].cpu().numpy(), weights[row].cpu().numpy(), best.cpu().numpy())
+
+
+def closest_on_triangles(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
     """points float64 (N, 3), each with its triangle (N, 3, 3) -> weights of the nearest point (N, 3), its distance (N,)."""
-    a, b, c = corners.transpose(1, 0, 2)
+    a, b, c = corners.unbind(1)
     ab, ac, ap = b - a, c - a, points - a
     d00, d01, d11 = (ab * ab).sum(1), (ab * ac).sum(1), (ac * ac).sum(1)
     d20, d21 = (ap * ab).sum(1), (ap * ac).sum(1)
     area = d00 * d11 - d01 * d01
-    safe = np.where(area > 0, area, 1.0)
+    safe = torch.where(area > 1e-24, area, 1.0)
     v, w = (d11 * d20 - d01 * d21) / safe, (d00 * d21 - d01 * d20) / safe
-    weights = np.stack([1 - v - w, v, w], axis=1)
-    out = np.flatnonzero((area <= 1e-24) | (weights < 0).any(axis=1))  # the foot lies outside: the nearest point is on a side
-    if len(out):
-        best = np.full(len(out), np.inf)
-        for i, j in ((0, 1), (1, 2), (2, 0)):
-            start, along = corners[out, i], corners[out, j] - corners[out, i]
-            share = np.clip(((points[out] - start) * along).sum(1) / np.maximum((along * along).sum(1), 1e-300), 0, 1)
-            square = ((points[out] - start - share[:, None] * along) ** 2).sum(1)
-            nearer = square < best
-            best[nearer] = square[nearer]
-            side = np.zeros((len(out), 3))
-            side[:, i], side[:, j] = 1 - share, share
-            weights[out[nearer]] = side[nearer]
-    foot = np.einsum("nk,nkx->nx", weights, corners)
-    return weights, np.linalg.norm(points - foot, axis=1)
+    weights = torch.stack([1 - v - w, v, w], dim=1)
+    out = ((area <= 1e-24) | (weights < 0).any(dim=1)).nonzero()[:, 0]  # the foot lies outside: the nearest point is on a side
+    best = points.new_full((len(out),), torch.inf)
+    rim = points.new_zeros(len(out), 3)
+    for i, j in ((0, 1), (1, 2), (2, 0)):
+        start, along = corners[out, i], corners[out, j] - corners[out, i]
+        share = (((points[out] - start) * along).sum(1) / (along * along).sum(1).clamp(min=1e-300)).clamp(0, 1)
+        square = ((points[out] - start - share[:, None] * along) ** 2).sum(1)
+        side = points.new_zeros(len(out), 3)
+        side[:, i], side[:, j] = 1 - share, share
+        rim = torch.where((square < best)[:, None], side, rim)
+        best = torch.minimum(best, square)
+    weights[out] = rim
+    foot = (weights[..., None] * corners).sum(dim=1)
+    return weights, (points - foot).norm(dim=1)
 
 
 def sample_surface(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Array, Array]:
