@@ -7,7 +7,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from .nearest import NearestFaces
+from .nearest import nearest_faces
 from .repair import vertex_normals
 from .topology import Array
 
@@ -25,7 +25,7 @@ def carry(values: Array, source: Surface, target: Surface, device: torch.device 
     carried, total = gather(np.asarray(values), source, target, torch.device(device))
     bare = np.flatnonzero(total <= 1e-12 * max(float(total.max(initial=0.0)), 1e-300))
     if len(bare):
-        carried[bare] = value_at(values, source, target[0][bare])
+        carried[bare] = value_at(values, source, target[0][bare], device)
     return carried.astype(np.float32)
 
 
@@ -77,7 +77,7 @@ def segment_sums(index: Tensor, values: Tensor, count: int) -> Tensor:
     return torch.segment_reduce(values[order], "sum", lengths=torch.bincount(index, minlength=count), axis=0, unsafe=True)
 
 
-def value_at(values: Array, source: Surface, points: Array) -> Array:
+def value_at(values: Array, source: Surface, points: Array, device: torch.device | str = "cpu") -> Array:
     """values float (V, C) of the source's vertices -> float64 (P, C) at the nearest point of its surface."""
-    hit = NearestFaces(*source)(points)
+    hit = nearest_faces(points, *source, device)
     return np.einsum("pk,pkc->pc", hit.weights, np.asarray(values, np.float64)[source[1][hit.face]])

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .nearest import nearest_faces, sample_surface
-from .topology import Array, area_vectors
+from .topology import Array, area_vectors, compact
 
 Surface = tuple[Array, Array]  # vertices, faces
 
@@ -48,8 +48,8 @@ def surface_error(
     theirs = sample_surface(*reference, samples, seed + 1)[0] if points is None else points
     there, back = nearest_faces(ours, *reference, device), nearest_faces(theirs, *measured, device)
     own, other = area_vectors(measured[0], measured[1][face]), area_vectors(reference[0], reference[1][there.face])
-    used = reference[0][reference[1].ravel()]
-    diagonal = max(float(np.linalg.norm(np.ptp(used.astype(np.float64), axis=0))), 1e-30)
+    used = compact(*reference)[0]
+    diagonal = max(float(np.linalg.norm(used.max(axis=0).astype(np.float64) - used.min(axis=0))), 1e-30)
     both = np.concatenate([there.distance, back.distance]) / diagonal
     return SurfaceError(
         mean=float(both.mean()),
