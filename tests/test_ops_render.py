@@ -1,50 +1,26 @@
-"""The rasteriser and the splatter: against what can be worked out by hand, against renderers that share no code with them, and the Triton kernels
-against their twins.
-
-On a machine with a CUDA device the kernels run there (python3 -m pytest tests/test_ops_render.py); where Triton is installed without one, in its
-interpreter, on small pictures; elsewhere those tests are skipped.
-"""
+"""Cameras and the rasteriser: against what can be worked out by hand, scipy, the draft's renderer and the goldens."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
 
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import OptionError, SetupError  # noqa: E402
-from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Splats  # noqa: E402
+from comfyui_sam3d.contract.errors import OptionError  # noqa: E402
+from comfyui_sam3d.contract.scene import Camera, Mesh, Pose  # noqa: E402
 from comfyui_sam3d.worker.geometry import render  # noqa: E402
-from comfyui_sam3d.worker.ops import backends, rasterise, splatting  # noqa: E402
+from comfyui_sam3d.worker.ops import rasterise  # noqa: E402
 from comfyui_sam3d.worker.ops.cameras import Cameras, from_scene, orbit, spherical_hammersley  # noqa: E402
 
 from geometry_shapes import globe  # noqa: E402
 from golden import replay  # noqa: E402
-
-CUDA = torch.cuda.is_available()
-if backends.has("triton") and not CUDA:
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined
-DEVICE = "cuda" if CUDA else "cpu"
-needs_triton = pytest.mark.skipif(not backends.has("triton"), reason="needs Triton (and a CUDA device, or patience)")
-needs_gpu = pytest.mark.skipif(not CUDA or not backends.has("triton"), reason="needs a CUDA device and Triton")
+from render_shapes import corners, draw, sphere  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def corners(*points: tuple[float, ...]) -> torch.Tensor:
-    """One view's corners: (x, y) or (x, y, depth)."""
-    return torch.tensor([[*p, 1.0][:3] for p in points])[None]
-
-
-def draw(screen: torch.Tensor, faces: object, size: int = 16, **options: object) -> rasterise.Fragments:
-    return rasterise.rasterise(screen, torch.as_tensor(faces), size, size, **options)
-
-
-# --- cameras ---------------------------------------------------------------------------------------------------------------------------------
 
 
 def test_cameras_see_what_they_look_at() -> None:
@@ -70,9 +46,6 @@ def test_some_of_the_cameras_and_other_sizes() -> None:
     assert torch.allclose(large, cameras.project(points) * torch.tensor([3.0, 2.0, 1.0]), atol=1e-4)
     with pytest.raises(OptionError):
         from_scene([], 8, 8)
-
-
-# --- the rasteriser --------------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_quad_covers_its_pixels_once() -> None:
@@ -187,12 +160,6 @@ def test_culling_goes_by_what_the_camera_sees() -> None:
     assert torch.equal(front.covered, back.covered) and (back.depth > front.depth)[front.covered].all()
 
 
-def sphere(radius: float = 0.5, rows: int = 40, columns: int = 60) -> tuple[torch.Tensor, torch.Tensor]:
-    mesh = globe(columns, rows)
-    points = torch.tensor(mesh.vertices / np.linalg.norm(mesh.vertices, axis=1, keepdims=True) * radius)
-    return points.float(), torch.tensor(mesh.faces.astype(np.int64))
-
-
 @pytest.mark.parametrize("orthographic", [False, True])
 def test_a_sphere_covers_a_disc(orthographic: bool) -> None:
     ball, cameras = sphere(rows=150, columns=300), orbit(*spherical_hammersley(5), size=128)[1:]
@@ -292,271 +259,3 @@ def test_a_long_list_in_small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(rasterise, name, 50)
     parts = rasterise.rasterise(cameras.project(ball[0]), ball[1], 32, 32)
     assert torch.equal(whole.face, parts.face) and torch.equal(whole.bary, parts.bary) and torch.equal(whole.depth, parts.depth)
-
-
-# --- the splatter ----------------------------------------------------------------------------------------------------------------------------
-
-
-def looking_along_z(size: int = 21, focal: float = 30.0, **more: object) -> Cameras:
-    """One camera at the origin of a world that has its axes."""
-    return Cameras(torch.eye(4)[None], torch.full((1, 2), focal), torch.full((1, 2), size / 2), size, size, **more)
-
-
-def gaussians(*rows: tuple[float, ...]) -> tuple[torch.Tensor, ...]:
-    """(x, y, z, sigma, opacity, red, green, blue) each, round."""
-    table = torch.tensor(rows, dtype=torch.float32)
-    turn = torch.tensor([1.0, 0, 0, 0]).repeat(len(table), 1)
-    return table[:, :3], table[:, 3:4].repeat(1, 3), turn, table[:, 4], table[:, 5:]
-
-
-@pytest.mark.parametrize("orthographic", [False, True])
-@pytest.mark.parametrize("compensate", [False, True])
-def test_one_gaussian_in_closed_form(orthographic: bool, compensate: bool) -> None:
-    cameras = looking_along_z(focal=15.0 if orthographic else 30.0, orthographic=orthographic)
-    found = splatting.splat(*gaussians((0, 0, 2, 0.1, 0.8, 0.2, 0.4, 1.0)), cameras, low_pass=0.5, compensate=compensate, depth=True)
-    plain, wide = 1.5**2, 1.5**2 + 0.5
-    at = torch.arange(21) - 10.0
-    alpha = 0.8 * (plain / wide if compensate else 1) * torch.exp(-(at[:, None] ** 2 + at**2) / (2 * wide))
-    alpha = torch.where(alpha < 1 / 255, 0, alpha)
-    assert torch.allclose(found.alpha[0], alpha, atol=1e-6)
-    assert torch.allclose(found.image[0], alpha[..., None] * torch.tensor([0.2, 0.4, 1.0]), atol=1e-6)
-    assert torch.equal(torch.isinf(found.depth[0]), alpha == 0) and torch.allclose(found.depth[0][alpha > 0], torch.tensor(2.0))
-
-
-def test_an_ellipsoid_turned_and_off_the_axis() -> None:
-    """Against the covariance worked out in float64 from its definition."""
-    rng = np.random.default_rng(4)
-    axes, turn = np.array([0.3, 0.1, 0.05]), rng.normal(size=4)
-    w, x, y, z = turn / np.linalg.norm(turn)
-    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    rotation = np.eye(3) + 2 * w * skew + 2 * skew @ skew
-    place, focal = np.array([0.3, -0.2, 2.5]), 40.0
-    derivative = focal * np.array([[1, 0, -place[0] / place[2]], [0, 1, -place[1] / place[2]]]) / place[2]
-    spread = derivative @ rotation @ np.diag(axes**2) @ rotation.T @ derivative.T + 0.3 * np.eye(2)
-    given_ = [torch.tensor(np.array(v)[None]).float() for v in (place, axes, turn * 3, [0.9, 0.5, 0.1])]
-    found = splatting.splat(*given_[:3], torch.tensor([0.7]), given_[3], looking_along_z(32, focal))
-    at = np.stack(np.meshgrid(np.arange(32) + 0.5, np.arange(32) + 0.5), axis=-1) - (focal * place[:2] / place[2] + 16)
-    alpha = 0.7 * np.exp(-0.5 * np.einsum("hwi,ij,hwj->hw", at, np.linalg.inv(spread), at))
-    alpha[alpha < 1 / 255] = 0
-    assert np.allclose(found.alpha[0], alpha, atol=1e-5) and (alpha > 0).sum() > 50
-
-
-def test_order_opacity_and_background() -> None:
-    near, far = (0, 0, 2, 0.2, 0.6, 1, 0, 0), (0, 0, 3, 0.3, 0.5, 0, 1, 0)
-    for rows in ((near, far), (far, near)):
-        found = splatting.splat(*gaussians(*rows), looking_along_z(), background=(0, 0, 1), depth=True)
-        middle = found.image[0, 10, 10]
-        assert middle.tolist() == pytest.approx([0.6, 0.2, 0.2], abs=1e-6)
-        assert float(found.alpha[0, 10, 10]) == pytest.approx(0.8, abs=1e-6)
-        assert float(found.depth[0, 10, 10]) == pytest.approx((0.6 * 2 + 0.2 * 3) / 0.8, abs=1e-5)
-    assert found.image[0, 0, 0].tolist() == [0, 0, 1] and float(found.alpha[0, 0, 0]) == 0
-
-
-def test_light_ends() -> None:
-    """No splat covers more than 0.99; the one that would leave less than 1e-4 of the light, and all behind it, aren't drawn."""
-    walls = [(0, 0, 2 + i, 50.0, 0.98, *(1.0 if c == i else 0.0 for c in range(3))) for i in range(3)]
-    assert splatting.splat(*gaussians(*walls), looking_along_z(5)).image[0, 2, 2].tolist() == pytest.approx([0.98, 0.0196, 0], abs=1e-5)
-    walls[0] = (0, 0, 2, 50.0, 1.0, 1.0, 0.0, 0.0)
-    assert float(splatting.splat(*gaussians(*walls), looking_along_z(5)).image[0, 2, 2, 0]) == pytest.approx(0.99, abs=1e-6)
-
-
-def test_what_is_left_out() -> None:
-    good = (0, 0, 2, 0.1, 0.8, 1, 1, 1)
-    alone = splatting.splat(*gaussians(good), looking_along_z()).image
-    for change in ({2: 0.005}, {2: -2}, {0: math.nan}, {3: math.inf}, {4: math.nan}, {4: 0.003}, {5: math.nan}, {0: 50}):
-        bad = [change.get(i, value) for i, value in enumerate(good)]
-        assert torch.equal(splatting.splat(*gaussians(good, tuple(bad)), looking_along_z()).image, alone), change
-    none = splatting.splat(*(t[:0] for t in gaussians(good)), looking_along_z(), depth=True)
-    assert none.alpha.sum() == 0 and torch.isinf(none.depth).all()
-
-
-def some_splats(count: int = 300, seed: int = 0) -> Splats:
-    rng = np.random.default_rng(seed)
-    turns = rng.normal(size=(count, 4))
-    return Splats(
-        positions=rng.uniform(-0.5, 0.5, (count, 3)).astype(np.float32),
-        scales=rng.uniform(0.01, 0.08, (count, 3)).astype(np.float32),
-        rotations=(turns / np.linalg.norm(turns, axis=1, keepdims=True)).astype(np.float32),
-        opacities=rng.uniform(0.05, 0.99, count).astype(np.float32),
-        sh=rng.uniform(-1.5, 1.5, (count, 1, 3)).astype(np.float32),
-    )
-
-
-def as_tensors(splats: Splats) -> tuple[torch.Tensor, ...]:
-    colors = np.maximum(splats.colors(), 0)
-    return tuple(torch.tensor(np.array(a)) for a in (splats.positions, splats.scales, splats.rotations, splats.opacities, colors))
-
-
-def test_splats_against_the_draft_renderer() -> None:
-    splats = some_splats()
-    camera = Camera("perspective", 64, 48, Pose(translation=(0.1, 0.0, 2.0)), yfov=math.radians(40))
-    image = render.render_splats(splats, camera, 64, 48).astype(np.float32) / 255
-    found = splatting.splat(*as_tensors(splats), from_scene([camera], 48, 64))
-    assert np.abs(found.alpha[0].numpy() - image[..., 3]).max() < 0.004
-    assert np.abs(found.image[0].numpy().clip(0, 1) - image[..., :3] * image[..., 3:]).max() < 0.02  # the draft clips its colours
-    assert image[..., 3].mean() > 0.3
-
-
-def test_the_twin_can_be_differentiated() -> None:
-    """Opacities and colours against differences; a position against the closed form (the rim at 1/255 moves without a gradient)."""
-    values = [t.requires_grad_() for t in as_tensors(some_splats(30))]
-    cameras = orbit([0.4], [0.1], size=24)
-    weight = torch.rand(1, 24, 24, 3, generator=torch.Generator().manual_seed(0))
-    (splatting.splat(*values, cameras).image * weight).sum().backward()
-    for i in (3, 4):
-        step = torch.randn(values[i].shape, generator=torch.Generator().manual_seed(i)) * 1e-3
-        with torch.no_grad():
-            low, high = (
-                (splatting.splat(*values[:i], values[i] + sign * step, *values[i + 1 :], cameras).image * weight).sum() for sign in (-1, 1)
-            )
-        assert float(high - low) / 2 == pytest.approx(float((values[i].grad * step).sum()), rel=0.05, abs=2e-3)
-
-    one = gaussians((0.1, -0.2, 2, 0.1, 0.8, 1, 1, 1))
-    place, share = one[0].requires_grad_(), weight[0, :21, :21, 0]
-    splatting.splat(place, *one[1:], looking_along_z(focal=15.0, orthographic=True)).image[0, ..., 0].mul(share).sum().backward()
-    moved = one[0].detach().clone().requires_grad_()
-    at = torch.stack(torch.meshgrid(torch.arange(21.0) - 10, torch.arange(21.0) - 10, indexing="xy"), dim=-1) - moved[0, :2] * 15
-    alpha = 0.8 * torch.exp(-(at**2).sum(dim=-1) / (2 * (1.5**2 + 0.3)))
-    torch.where(alpha >= 1 / 255, alpha * share, 0.0).sum().backward()
-    assert torch.allclose(place.grad, moved.grad, rtol=1e-3, atol=1e-4) and place.grad[0, :2].abs().min() > 1e-3
-
-
-# --- backends --------------------------------------------------------------------------------------------------------------------------------
-
-
-def test_wrong_shapes_are_refused() -> None:
-    square, face = corners((0, 0), (1, 0), (0, 1)), torch.tensor([[0, 1, 2]])
-    for call in (
-        lambda: draw(square[0], face), lambda: draw(square, face.float()), lambda: draw(square, [[0, 1, 3]]), lambda: draw(square, [[0, 1, -1]]),
-        lambda: draw(square, face, 0), lambda: draw(square, face, cull="both"),
-        lambda: rasterise.interpolate(torch.ones(3, 1), face, draw(square, face, bary=False)),
-        lambda: splatting.splat(*gaussians((0, 0, 2, 0.1, 0.8, 1, 1, 1))[:4], torch.ones(2, 3), looking_along_z()),
-        lambda: Cameras(torch.eye(4), torch.ones(1, 2), torch.ones(1, 2), 4, 4),
-    ):  # fmt: skip
-        with pytest.raises(OptionError):
-            call()
-
-
-@pytest.mark.parametrize("name", ["pytorch3d", "nvdiffrast", "gsplat"])
-def test_optional_backends(name: str) -> None:
-    """Refused in words where they can't run; where they can, they draw what ours draw."""
-    ball, cameras, splats = sphere(), orbit([0.5, 2.0], [0.2, 0.1], size=64).to(DEVICE), [t.to(DEVICE) for t in as_tensors(some_splats())]
-    screen, faces = cameras.project(ball[0].to(DEVICE)), ball[1].to(DEVICE)
-    call = (lambda: splatting.splat(*splats, cameras, depth=True)) if name == "gsplat" else (lambda: draw(screen, faces, 64, cull="back"))
-    ours = call()
-    if not backends.has(name) or (not CUDA and name != "pytorch3d"):
-        with backends.force(name), pytest.raises(SetupError, match=name):
-            call()
-        return
-    with backends.force(name):
-        theirs = call()
-    if name == "gsplat":
-        assert (ours.image - theirs.image).abs().max() < 0.05 and (ours.image - theirs.image).abs().mean() < 2e-3
-        assert (ours.alpha - theirs.alpha).abs().max() < 0.05
-        return
-    same = ours.face == theirs.face
-    assert same.float().mean() > 0.99
-    assert (ours.covered != theirs.covered).float().mean() < 0.002
-    assert (ours.depth - theirs.depth)[same & ours.covered].abs().max() < 1e-3
-
-
-def triton_fragments(
-    screen: torch.Tensor, faces: torch.Tensor, height: int, width: int, perspective: bool, cull: str | None
-) -> rasterise.Fragments:
-    from comfyui_sam3d.worker.ops import rasterise_triton
-
-    near = rasterise._limit(None, perspective)
-    keys = rasterise_triton.nearest(screen, faces, height, width, perspective, cull, near)
-    views = len(screen)
-    out = (
-        torch.empty(views, height, width, dtype=torch.int32, device=screen.device), torch.empty(views, height, width, device=screen.device),
-        torch.empty(views, height, width, 3, device=screen.device),
-    )  # fmt: skip
-    rasterise_triton.resolve(keys, screen, faces, perspective, *out)
-    return rasterise.Fragments(out[0], out[2], out[1])
-
-
-@needs_triton
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter divides by zero in lanes that are masked
-@pytest.mark.parametrize("perspective, cull", [(True, None), (True, "back"), (False, "front")])
-def test_triton_rasteriser(perspective: bool, cull: str | None) -> None:
-    """Random triangles, small and large, half of their corners on pixel centres, some behind the camera."""
-    size, count = (200, 2000) if CUDA else (20, 24)
-    generator = torch.Generator().manual_seed(3)
-    middle = torch.rand(2, count, 1, 2, generator=generator) * (size + 8) - 4
-    spread = torch.rand(1, count, 1, 1, generator=generator) * size + 3
-    xy = middle + (torch.rand(2, count, 3, 2, generator=generator) - 0.5) * spread
-    xy[:, ::2] = xy[:, ::2].floor() + 0.5
-    depth = torch.rand(2, count, 3, 1, generator=generator) * 4 + (-0.1 if perspective else -2.0)
-    screen = torch.cat([xy, depth], dim=3).view(2, -1, 3).to(DEVICE)
-    faces = torch.arange(3 * count, device=DEVICE).view(-1, 3)
-    got = triton_fragments(screen, faces, size, size + 3, perspective, cull)
-    with backends.force("torch"):
-        want = rasterise.rasterise(screen, faces, size, size + 3, perspective=perspective, cull=cull)
-    assert torch.equal(got.covered, want.covered) and float(want.covered.float().mean()) > 0.15
-    same = got.face == want.face
-    assert same.float().mean() > 0.999
-    assert torch.allclose(got.depth, want.depth, rtol=1e-5, atol=1e-5)
-    assert torch.allclose(got.bary[same], want.bary[same], atol=1e-5)
-
-
-@needs_triton
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-@pytest.mark.parametrize("orthographic, compensate, portion", [(False, False, 1 << 24), (False, True, 60), (True, False, 1 << 24)])
-def test_triton_splatter(orthographic: bool, compensate: bool, portion: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from comfyui_sam3d.worker.ops import splatting_triton
-
-    monkeypatch.setattr(splatting_triton, "_PAIRS", portion)
-    count, size = (3000, (150, 201)) if CUDA else (50, (20, 35))
-    splats = [t.to(DEVICE) for t in as_tensors(some_splats(count))]
-    splats[0][3] = math.nan
-    splats[0][4] = 100.0
-    splats[4][5] = math.inf
-    splats[3][6:9] = 1.0
-    cameras = orbit([0.3, 2.0], [0.2, -0.5], size=size).to(DEVICE)
-    if orthographic:
-        cameras = dataclasses.replace(cameras, focal=cameras.focal / 2, orthographic=True)
-    with backends.force("torch"):
-        want = splatting.splat(*splats, cameras, compensate=compensate, depth=True)
-    image, alpha, far = splatting_triton.splat(splatting.Gaussians(*splats), cameras, 0.3, compensate, 0.01, True)
-    assert want.alpha.mean() > 0.05
-    # A share next to 1/255, or light next to 1e-4, may fall on either side.
-    for got, wanted in ((image, want.image), (alpha, want.alpha), (far, torch.where(want.alpha > 0, want.depth * want.alpha, 0.0))):
-        off = (got - wanted).abs()
-        assert off.max() < 0.02 and (off > 1e-4).float().mean() < 2e-3
-
-
-@needs_gpu
-def test_the_gpu_path_is_the_default_and_keeps_to_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Splats as large as the picture, whose whole list would take gigabytes."""
-    from comfyui_sam3d.worker.ops import splatting_triton
-
-    called = []
-    monkeypatch.setattr(splatting_triton, "_view", lambda *a, _real=splatting_triton._view: (called.append(1), _real(*a))[1])
-    count = 40_000
-    table = torch.rand(count, 3, device=DEVICE)
-    turn = torch.randn(count, 4, device=DEVICE)
-    cameras = orbit([0.3], [0.2], size=1024).to(DEVICE)
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    found = splatting.splat(table - 0.5, table * 0 + 0.3, turn, table[:, 0] * 0.01 + 0.004, table, cameras)
-    assert called and torch.cuda.max_memory_allocated() - before < 2e9
-    assert found.alpha.max() > 0.99
-
-
-@needs_gpu
-def test_a_large_mesh_on_the_gpu() -> None:
-    """Both sides of a closed surface of 100,000 small faces cover the same pixels, and the twin agrees on the same device."""
-    points, faces = (t.to(DEVICE) for t in sphere(rows=223, columns=223))
-    cameras = orbit(*spherical_hammersley(4), size=512).to(DEVICE)
-    screen = cameras.project(points)
-    front, back = (draw(screen, faces, 512, cull=cull) for cull in ("back", "front"))
-    assert torch.equal(front.covered, back.covered) and 0.2 < front.covered.float().mean() < 0.9
-    with backends.force("torch"):
-        twin = draw(screen, faces, 512, cull="back")
-    assert torch.equal(front.covered, twin.covered) and (front.face == twin.face).float().mean() > 0.999
-    assert torch.equal(rasterise.visible_faces(points, faces, cameras, cull="back"), _seen(front.face, len(faces)))
-
-
-def _seen(face: torch.Tensor, count: int) -> torch.Tensor:
-    return sum(torch.bincount(view[view >= 0].unique(), minlength=count) for view in face)
