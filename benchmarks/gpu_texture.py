@@ -32,14 +32,14 @@ from comfyui_sam3d.worker.job import QuietJob  # noqa: E402
 
 from texture_shapes import SHAPES  # noqa: E402
 
-SPLATS, FACES, SIZE = 640_000, 20_000, 1024
+FACES, SIZE = 20_000, 1024
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def main() -> None:
     shape, job = SHAPES["ball"], QuietJob()
     mesh = shape.colored(*shape.decimated(FACES))
-    splats = shape.splats(per_voxel=round(32 * SPLATS / len(shape.splats().positions)))
+    splats = shape.splats(per_voxel=70)  # of the ball: 640,000
     rows = [("splats, faces, texels", f"{len(splats.positions)}, {len(mesh.faces)}, {SIZE} x {SIZE}", "")]
     ways = ["box", "xatlas"] if importlib.util.find_spec("xatlas") else ["box"]
     for way in ways:

@@ -7,6 +7,7 @@ opacities, with a little colour noise; and, as there, a share of them lies below
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,7 +61,9 @@ class Shape:
         axis = np.linspace(-0.55, 0.55, cells + 1)
         grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
         values = self.field(grid.reshape(-1, 3)).reshape(grid.shape[:3])
-        vertices, faces, _, _ = marching_cubes(values, 0.0, spacing=(axis[1] - axis[0],) * 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # numpy 2.5 has something to say about scikit-image's code
+            vertices, faces, _, _ = marching_cubes(values, 0.0, spacing=(axis[1] - axis[0],) * 3)
         return (vertices + axis[0]).astype(np.float32), faces.astype(np.int64)
 
     def decimated(self, count: int, cells: int = 128) -> tuple[np.ndarray, np.ndarray]:
@@ -84,11 +87,11 @@ class Shape:
         met = len(np.unique(np.floor(vertices * voxels).astype(int), axis=0))
         count = per_voxel * met
         weights = rng.dirichlet((1, 1, 1), 6 * count)
-        points = self.onto((corners[rng.choice(len(faces), 6 * count, p=areas / areas.sum())] * weights[:, :, None]).sum(axis=1))
+        points = (corners[rng.choice(len(faces), 6 * count, p=areas / areas.sum())] * weights[:, :, None]).sum(axis=1)
         # One of each cell that the surface meets (about 1.5 for its area in cells): evenly spread, as a decoder's are, not in clumps and
         # gaps.
         cell = np.sqrt(1.5 * areas.sum() / count)
-        points = points[np.unique(np.floor(points / cell).astype(int), axis=0, return_index=True)[1]]
+        points = self.onto(points[np.unique(np.floor(points / cell).astype(int) @ (1 << 40, 1 << 20, 1), return_index=True)[1]])
         count = len(points)
         normals = self.normals(points)
         below = rng.random(count) < hidden

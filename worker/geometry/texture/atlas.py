@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 REACH = 2.0  # texels: how far outside its face a texel still belongs to it
-CHUNK = 1 << 22  # pairs of a texel and a face that are looked at together
+CHUNK = 1 << 19  # pairs of a texel and a face that are looked at together
 
 
 @dataclass(frozen=True)
@@ -39,25 +40,25 @@ def texels(corners: torch.Tensor, height: int, width: int, reach: float = REACH,
     A texel belongs to the face that its centre lies in (of several, the first), else to the nearest within `reach`. So no face is missed,
     however thin: a rasteriser that looks at centres alone leaves slivers without a texel. usable: bool (F,), faces that take part.
     """
-    scale = corners.new_tensor([width, height])
-    corners = corners * scale - 0.5  # texel centres on whole numbers
-    low = (corners.amin(1) - reach).ceil().long().clamp_min(0)
-    high = torch.minimum((corners.amax(1) + reach).floor().long(), (scale - 1).long())
-    extent = (high - low + 1).clamp_min(0)
-    if usable is not None:
-        extent = extent * usable[:, None]
-    key = torch.full((height * width,), _FAR, dtype=torch.int64, device=corners.device)
-    for face, texel in _pairs(low, extent, width):
+    corners = corners * corners.new_tensor([width, height]) - 0.5  # texel centres on whole numbers
+    count = height * width
+    usable = torch.ones(len(corners), dtype=torch.bool, device=corners.device) if usable is None else usable
+    owner = torch.full((count,), _NONE, dtype=torch.int64, device=corners.device)
+    for face, texel in _pairs(corners, height, width, 0.0, usable):
+        within = weights(corners, face, texel, width).amin(1) >= 0
+        owner.scatter_reduce_(0, texel[within], face[within], "amin")
+    inside = owner != _NONE
+    for face, texel in _pairs(corners, height, width, reach, usable) if reach > 0 else ():
+        free = ~inside[texel]
+        face, texel = face[free], texel[free]
         distance = nearest_points(corners, face, texel, width)[0]
         near = distance <= reach * reach
-        face, texel, distance = face[near], texel[near], distance[near]
         # The bits of a float that isn't negative sort like the float: nearest first, then the first face.
-        rank = (distance.view(torch.int32).long() << 32) | face
-        key.scatter_reduce_(0, texel, rank, "amin")
-    index = (key != _FAR).nonzero()[:, 0]
-    key = key[index]
-    face = key & 0xFFFFFFFF
-    return Texels(index, face, nearest_points(corners, face, index, width)[1], (key >> 32) == 0)
+        rank = (distance[near].view(torch.int32).long() << 32) | face[near]
+        owner.scatter_reduce_(0, texel[near], rank, "amin")
+    index = (owner != _NONE).nonzero()[:, 0]
+    face = owner[index] & 0xFFFFFFFF
+    return Texels(index, face, nearest_points(corners, face, index, width)[1], inside[index])
 
 
 def covered(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -70,14 +71,10 @@ def covered(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def shared(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """bool (F,): the faces that have a texel's centre well inside that another face has inside too. Arguments as for `texels`."""
-    scale = corners.new_tensor([width, height])
-    corners = corners * scale - 0.5
-    low = corners.amin(1).ceil().long().clamp_min(0)
-    high = torch.minimum(corners.amax(1).floor().long(), (scale - 1).long())
+    corners = corners * corners.new_tensor([width, height]) - 0.5
     found = []
-    for face, texel in _pairs(low, (high - low + 1).clamp_min(0), width):
-        distance, bary = nearest_points(corners, face, texel, width)
-        well = (distance == 0) & (bary.amin(1) > 1e-3)
+    for face, texel in _pairs(corners, height, width, 0.0):
+        well = weights(corners, face, texel, width).amin(1) > 1e-3
         found.append(torch.stack([face[well], texel[well]]))
     out = torch.zeros(len(corners), dtype=torch.bool, device=corners.device)
     if found:
@@ -86,21 +83,40 @@ def shared(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return out
 
 
-_FAR = torch.iinfo(torch.int64).max
+_NONE = torch.iinfo(torch.int64).max
 
 
-def _pairs(low: torch.Tensor, extent: torch.Tensor, width: int):  # type: ignore[no-untyped-def]
-    """Boxes of texels, from low int64 (F, 2), extent int64 (F, 2) (columns, rows) -> chunks of (face, texel), int64 (M,) each."""
-    counts = extent.prod(1)
+def _pairs(
+    corners: torch.Tensor, height: int, width: int, reach: float, usable: torch.Tensor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """All texels in the boxes around the faces, `reach` texels wider: chunks of (face, texel), int64 (M,) each. corners: (F, 3, 2) in texels."""
+    low = (corners.amin(1) - reach).ceil().long().clamp_min(0)
+    high = torch.minimum((corners.amax(1) + reach).floor().long(), low.new_tensor([width - 1, height - 1]))
+    columns, rows = (high - low + 1).clamp_min(0).unbind(1)
+    counts = columns * rows if usable is None else columns * rows * usable
     ends = counts.cumsum(0)
     total = int(ends[-1]) if len(ends) else 0
+    first, begin = low[:, 1] * width + low[:, 0], ends - counts
     for start in range(0, total, CHUNK):
-        number = torch.arange(start, min(start + CHUNK, total), device=low.device)
+        number = torch.arange(start, min(start + CHUNK, total), device=corners.device)
         face = torch.searchsorted(ends, number, right=True)
-        number -= (ends - counts)[face]
-        columns = extent[face, 0]
-        texel = (low[face, 1] + number // columns) * width + low[face, 0] + number % columns
-        yield face, texel
+        number -= begin[face]
+        row = number // columns[face]
+        yield face, first[face] + row * width + number - row * columns[face]
+
+
+def weights(corners: torch.Tensor, face: torch.Tensor, texel: torch.Tensor, width: int) -> torch.Tensor:
+    """Barycentric coordinates (M, 3) of texels' centres in faces; all -1 for a face without area. corners: (F, 3, 2) in texels."""
+    y = texel // width
+    x = texel - y * width
+    ax, ay, bx, by, cx, cy = (corners.flatten(1)[:, i][face] for i in range(6))
+    bx, by, cx, cy = bx - ax, by - ay, cx - ax, cy - ay
+    px, py = x - ax, y - ay
+    area = bx * cy - by * cx
+    flat = area.abs() <= 1e-12
+    area = torch.where(flat, 1.0, area)
+    second, third = (px * cy - py * cx) / area, (bx * py - by * px) / area
+    return torch.where(flat[:, None], -1.0, torch.stack([1 - second - third, second, third], dim=1))
 
 
 def nearest_points(corners: torch.Tensor, face: torch.Tensor, texel: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,12 +128,9 @@ def nearest_points(corners: torch.Tensor, face: torch.Tensor, texel: torch.Tenso
     a, b, c = corners[face].unbind(1)
     pa, pb = centre - a, centre - b
     ab, ac, bc = b - a, c - a, c - b
-    area = _cross(ab, ac)
-    safe = torch.where(area.abs() > 1e-12, area, torch.ones_like(area))
-    v, w = _cross(pa, ac) / safe, _cross(ab, pa) / safe
-    inside = (area.abs() > 1e-12) & (v >= 0) & (w >= 0) & (v + w <= 1)
-    best = torch.full_like(area, torch.inf)
-    bary = torch.stack([1 - v - w, v, w], dim=1)
+    bary = weights(corners, face, texel, width)
+    inside = bary.amin(1) >= 0
+    best = torch.full_like(bary[:, 0], torch.inf)
     for edge, start, first, second in ((ab, pa, 0, 1), (bc, pb, 1, 2), (ac, pa, 0, 2)):
         t = ((start * edge).sum(1) / (edge * edge).sum(1).clamp_min(1e-20)).clamp(0, 1)
         offset = start - edge * t[:, None]
@@ -128,7 +141,3 @@ def nearest_points(corners: torch.Tensor, face: torch.Tensor, texel: torch.Tenso
         point[:, first], point[:, second] = 1 - t, t
         bary = torch.where(closer[:, None], point, bary)
     return torch.where(inside, torch.zeros_like(best), best), bary
-
-
-def _cross(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]

@@ -19,6 +19,7 @@ SMOOTH_ROUNDS = 6  # of moving faces to the group of their neighbours
 STEEPEST = 0.35  # cosine between a face's normal and its group's direction, below which it doesn't join
 SMALL = 0.004  # share of the surface below which a chart joins a neighbour where it can
 MERGE_ROUNDS = 3
+LOOK = 1024  # texels: overlaps that are finer aren't looked for
 SPLIT_ROUNDS = 10  # of cutting charts that overlap themselves
 TURNS = 12  # angles tried for a chart's smallest rectangle, over a quarter turn
 SEARCH = 9  # halvings of the interval that the scale is looked for in
@@ -41,7 +42,7 @@ def box_charts(
     flat, height = _project(vertices[faces].astype(np.float64), charts, normals, areas, label)
     corners = _packed(flat, charts, size, padding)
     for _ in range(SPLIT_ROUNDS):
-        double = np.unique(charts[shared(torch.from_numpy(corners), size, size).numpy()])
+        double = np.unique(charts[shared(torch.from_numpy(corners), *[min(size, LOOK)] * 2).numpy()])
         if not len(double):
             break
         # Faces that lie over each other differ in height: the upper half of such a chart becomes a chart of its own, in as many pieces as
