@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .backends import choose
 
-BLOCK = 1 << 14  # cubes at once on a CPU: their numbers stay in its cache
+BLOCK = 1 << 17  # cubes at once on a CPU: memory follows it, and for each block torch wakes its threads some hundred times
 
 
 def corner_means(features: Tensor, order: Tensor, corners: Tensor, count: int, columns: Tensor, shift: float) -> tuple[Tensor, Tensor]:
