@@ -24,9 +24,10 @@ QUIET = 1e-3  # and of those that must not drown what was set by hand
 
 
 def fill(module: nn.Module, seed: int) -> nn.Module:
-    """Give a network fresh weights, in place; equal seeds, equal weights. Returns it, float32, on the CPU."""
-    source = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
+    """Give a network fresh weights, in place, where it is; equal seeds, equal weights on the same kind of device. Returns it, in float32."""
+    device = next(module.parameters()).device
+    source = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad(), device:
         for name, value in module.named_parameters():
             value.copy_(_random(name, value, source))
         for kind, shape in _BY_HAND.items():
@@ -42,7 +43,7 @@ def _random(name: str, value: Tensor, source: torch.Generator) -> Tensor:
         return torch.ones_like(value)
     if last == "bias":
         return torch.zeros_like(value)
-    return torch.randn(value.shape, generator=source) * SPREAD
+    return torch.randn(value.shape, generator=source, device=source.device) * SPREAD
 
 
 def _ball_flow(flow: nn.Module) -> None:
