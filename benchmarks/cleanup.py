@@ -2,7 +2,7 @@
 
     python3 benchmarks/cleanup.py [budget]      from the root of the checkout; needs torch, scipy and fast-simplification
 
-The mesh: FlexiCubes at 256^3 on a band around a ball with a ring, with noise, floaters and a gap that joins the inner surface with the outer one.
+The mesh: FlexiCubes at 256^3 on a band around a ball with a ring, with noise, floaters and a gap that joins inner and outer surface.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Meshes for the tests and the benchmark of the mesh clean-up: raw ones as the mesh decoder leaves them, and small ones with one known fault.
+"""Meshes for the tests and the benchmark of the clean-up: raw ones as the mesh decoder leaves them, small ones with one known fault.
 
-A raw mesh comes from FlexiCubes on a band of active cubes around the surface of a known signed distance, as a network makes it: past the inner edge of the
-band everything counts as outside, so there is a second, jagged surface within. Where the band has a gap, the two surfaces are joined through it.
+A raw mesh comes from FlexiCubes on a band of active cubes around the surface of a known signed distance, as a network makes it: past the
+inner edge of the band everything counts as outside, so there is a second, jagged surface within. Where the band has a gap, the two surfaces
+are joined through it.
 """
 
 from __future__ import annotations

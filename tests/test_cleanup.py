@@ -1,4 +1,4 @@
-"""Mesh clean-up as a whole: raw FlexiCubes meshes of known bodies, with inner shells, floaters, gaps and noise, in; trimesh judges what comes out."""
+"""Mesh clean-up as a whole: raw FlexiCubes meshes of known bodies, with inner shells, floaters, gaps and noise. trimesh judges the result."""
 
 from __future__ import annotations
 

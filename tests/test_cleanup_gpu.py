@@ -9,8 +9,18 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from comfyui_sam3d.worker.geometry.cleanup import CleanOptions, RawMesh, attributes, clean, collapse, decimate  # noqa: E402
-from comfyui_sam3d.worker.geometry.cleanup import error, nearest, topology, visibility  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup import (  # noqa: E402
+    CleanOptions,
+    RawMesh,
+    attributes,
+    clean,
+    collapse,
+    decimate,
+    error,
+    nearest,
+    topology,
+    visibility,
+)
 
 from cleanup_shapes import ball, bumpy, raw_mesh, torus, union  # noqa: E402
 

@@ -9,7 +9,18 @@ import trimesh
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
 from comfyui_sam3d.contract.errors import OptionError  # noqa: E402
-from comfyui_sam3d.worker.geometry.cleanup import attributes, collapse, decimate, error, hull, lods, nearest, smooth, topology, visibility  # noqa: E402  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup import (  # noqa: E402
+    attributes,
+    collapse,
+    decimate,
+    error,
+    hull,
+    lods,
+    nearest,
+    smooth,
+    topology,
+    visibility,
+)
 
 from cleanup_shapes import Raw, box, bumpy, halves, joined, octahedron, raw_mesh, sphere, torus  # noqa: E402
 from cleanup_shapes import ball as ball_distance  # noqa: E402
@@ -21,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def plain_distance(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """float64 (P,): to the nearest of the triangles, every pair tried, by a search over a fine grid of weights on the boundary and the plane's foot."""
+    """float64 (P,): to the nearest of the triangles, every pair tried: the foot on its plane where that lies inside, else its sides."""
     best = np.full(len(points), np.inf)
     for a, b, c in corners:
         normal = np.cross(b - a, c - a)

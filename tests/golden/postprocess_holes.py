@@ -1,7 +1,7 @@
 """Replay of the kind `fill_holes` of golden/postprocess: visibility, the cut with all its intermediates, the holes closed.
 
-Bounds as that folder's README has them. What the fill itself looks like isn't pinned there, only that the result is the same body: topology, volume, the kept
-faces as they were, and a surface beside the recorded one.
+Bounds as that folder's README has them. What the fill itself looks like isn't pinned there, only that the result is the same body:
+topology, volume, the kept faces as they were, and a surface beside the recorded one.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ _PAIRS = 1 << 28  # of vertices at once: 1 GiB
 def carry(values: Array, source: Surface, target: Surface, device: torch.device | str = "cpu") -> Array:
     """values float (V, C) of the source's vertices -> float32 (W, C) of the target's. source, target: (vertices, faces).
 
-    Where the target is coarser, a vertex gets the mean of all source vertices that are nearer to it than to its fellows, weighted by their area and by how well
-    their normals agree: noise is averaged, and the far side of a thin wall doesn't shine through. Where none falls to it, the value at the nearest point.
+    A vertex gets the mean of all source vertices that are nearer to it than to its fellows, weighted by their area and by how well their
+    normals agree: noise is averaged, and the far side of a thin wall doesn't shine through. Where none falls to it (the target is finer
+    there, or a hole was closed), the value at the nearest point.
     """
     gather = _gathered if torch.device(device).type == "cpu" else _gathered_on_tensors
     carried, total = gather(np.asarray(values), source, target, torch.device(device))

@@ -1,9 +1,10 @@
-"""The raw mesh of the decoder -> a closed mesh within a face budget (spec: postprocess.md 2; issue: the whole of "mesh clean-up").
+"""The raw mesh of the decoder -> a closed mesh within a face budget (spec: postprocess.md 2).
 
-The order, and why. Whole bodies go first, on the raw mesh: floaters by size, and shells inside a closed body by their winding number, so that no budget is spent on them.
-Then the mesh is thinned to some ten thousand faces: visibility needs faces larger than a pixel, and the cut a graph of a size that it can be solved for. There, inner
-faces are cut off, holes closed, and the rest is thinned to the budget. (The original thins first as well, but straight to the end, inner faces and all.) Colours and the error come
-from the raw surface, of which only what the cut left counts.
+The order, and why. Whole bodies go first, on the raw mesh: floaters by size, and shells inside a closed body by their winding number, so
+that no budget is spent on them. Then the mesh is thinned to some ten thousand faces: visibility needs faces larger than a pixel, and the
+cut a graph of a size that it can be solved for. There, inner faces are cut off, holes closed, and the rest is thinned to the budget. (The
+original thins first as well, but straight to the end, inner faces and all.) Colours and the error come from the raw surface, of which only
+what the cut left counts.
 """
 
 from __future__ import annotations
@@ -42,11 +43,18 @@ class RawMesh(Record):
 
 @dataclass(frozen=True)
 class CleanOptions(Record):
-    """budget: the most faces that may be left; None: no thinning. smallest_body: bodies with less than this share of the largest one's area are floaters.
+    """What a clean-up takes away, and how much it leaves.
 
-    remove_inner: take away what can't be seen from outside. views, view_size: pictures for that, None: 1000 of 1024 pixels on a GPU, 100 of 256 on a CPU.
-    max_hole_area: of a hole that the cut may open, the object's longest side being 1. max_hole_edges: holes with more edges stay open. smooth: rounds of Taubin smoothing.
-    lods: face budgets of further meshes. hull_vertices: the most vertices of a convex collision hull, None: no hull. samples: points of each surface for the error, 0: not measured.
+    budget: the most faces that may be left; None: no thinning.
+    smallest_body: bodies with less than this share of the largest one's area are floaters.
+    remove_inner: take away what can't be seen from outside.
+    views, view_size: square pictures for that, and their pixels; None: 1000 of 1024 on a GPU, 100 of 256 on a CPU.
+    max_hole_area: of a hole that the cut may open, where the object's longest side is 1.
+    max_hole_edges: holes with more edges stay open.
+    smooth: rounds of Taubin smoothing.
+    lods: face budgets of further meshes.
+    hull_vertices: the most vertices of a convex collision hull; None: no hull.
+    samples: points of each surface for the error; 0: not measured.
     """
 
     budget: int | None = limits(20_000, 4, 10_000_000)
@@ -68,7 +76,9 @@ class CleanOptions(Record):
 
 @dataclass(frozen=True)
 class Cleaned:
-    """mesh: in the frame of the raw one, with uint8 vertex colours where it had any. report: JSON values, see `clean`. lods: one mesh for each budget asked for."""
+    """mesh: in the frame of the raw one, with uint8 vertex colours where it had any. report: JSON values, see `clean`. lods: one mesh for
+    each budget asked for.
+    """
 
     mesh: Mesh
     report: Mapping[str, Any]
@@ -111,11 +121,13 @@ class _Unit:
 def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | None = None, device: torch.device | str = "cpu") -> Cleaned:
     """Floaters and inner surface gone, holes closed, faces within the budget and outwards, colours carried over.
 
-    device: where visibility, large meshes, colours and the error are computed. job: told between steps; lets its JobCancelled pass. Raises InputError for a mesh without a usable face.
+    device: where visibility, large meshes, colours and the error are computed. job: told between steps; lets its JobCancelled pass. Raises
+    InputError for a mesh without a usable face.
 
-    report: faces_before, faces_after, dropped (faces by reason), bodies_before, bodies_after, floaters, inner_bodies, inner_faces, holes_closed and holes_left (edges of
-    each), split_vertices, turned_bodies, closed, boundary_edges, euler, genus, volume, budget_reached, error (see SurfaceError; None where not measured), hull,
-    lods, seconds (by step), notes (what isn't as asked for, in words).
+    report: faces_before, faces_after, dropped (faces by reason), bodies_before, bodies_after, floaters, inner_bodies, inner_faces,
+    holes_closed and holes_left (edges of each), split_vertices, turned_bodies, closed, boundary_edges, euler, genus, volume,
+    budget_reached, error (see SurfaceError; None where not measured), hull, lods, seconds (by step), notes (what isn't as asked for, in
+    words).
     """
     options, run = options or CleanOptions(), _Run(job or QuietJob())
     raw, colors = _entered(mesh)

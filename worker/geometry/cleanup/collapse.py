@@ -1,7 +1,9 @@
-"""Quadric edge collapse in parallel, as tensors: thins a large closed mesh on a GPU (Garland and Heckbert, "Surface Simplification Using Quadric Error Metrics", 1997).
+"""Quadric edge collapse in parallel, as tensors: thins a large closed mesh on a GPU (Garland and Heckbert, "Surface Simplification Using
+Quadric Error Metrics", 1997).
 
-Each round collapses many edges at once: those that are the cheapest of all edges around them, so that no face feels two collapses. The link condition keeps the surface
-a manifold, and a collapse that would turn a neighbouring face or flatten it is left out. `decimate` (one thread, on the CPU) is the plain way to the same end.
+Each round collapses many edges at once: those that are the cheapest of all edges around them, so that no face feels two collapses. The link
+condition keeps the surface a manifold, and a collapse that would turn a neighbouring face or flatten it is left out. `decimate` (one
+thread, on the CPU) is the plain way to the same end.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ def thin(vertices: Array, faces: Array, target: int, device: torch.device | str)
 class _Mesh:
     """points float64 (V, 3); faces int64 (F, 3); quadrics float64 (V, 10): A as xx xy xz yy yz zz, b, c of p'Ap + 2 b'p + c.
 
-    refused float64 (V,): how often a collapse at each vertex was unsound: its edges step back behind others, or they would stand in their way for ever.
+    refused float64 (V,): how often a collapse at each vertex was unsound: its edges step back behind others, or they would stand in their
+    way for ever.
     """
 
     points: Tensor

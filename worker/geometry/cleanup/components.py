@@ -13,7 +13,9 @@ _AT_ONCE = 1 << 20  # (point, face) pairs
 
 @dataclass(frozen=True)
 class Parts:
-    """Connected components, C of them. label int64 (F,); area, volume float64 (C,), volume signed; closed bool (C,); low, high (C, 3): their boxes."""
+    """Connected components, C of them. label int64 (F,); area, volume float64 (C,), volume signed; closed bool (C,); low, high (C, 3):
+    their boxes.
+    """
 
     label: Array
     area: Array
@@ -39,7 +41,7 @@ def parts_of(vertices: Array, faces: Array) -> Parts:
     label, place = renumber[label], renumber[place]
     count = int(present.sum())
     areas = area_vectors(vertices, faces)
-    area = np.bincount(label, np.linalg.norm(areas, axis=1), minlength=count)
+    area = np.bincount(label, np.sqrt(np.einsum("ij,ij->i", areas, areas)), minlength=count)
     order = np.argsort(label, kind="stable")
     begin = np.searchsorted(label[order], np.arange(count))
     closed = np.add.reduceat(passes(faces)[order], begin) == 0
@@ -51,7 +53,7 @@ def parts_of(vertices: Array, faces: Array) -> Parts:
 
 
 def floaters(parts: Parts, share: float) -> Array:
-    """bool (C,): components whose area is less than `share` of the largest one's, and those without any volume beside a closed one that has some."""
+    """bool (C,): components with less than `share` of the largest one's area, and closed ones without volume, unless there is nothing else."""
     if len(parts) == 0:
         return np.zeros(0, bool)
     flat = parts.closed & (np.abs(parts.volume) < 1e-9 * parts.area**1.5)
@@ -89,7 +91,8 @@ def _three_faces(label: Array, count: int) -> Array:
 def winding_numbers(points: Array, vertices: Array, faces: Array) -> Array:
     """float64 (P,): how often the faces surround each point: 1 inside a closed mesh that faces outwards, -1 if inwards, 0 outside.
 
-    The sum of the faces' solid angles over 4 pi (van Oosterom and Strackee, 1983); for an open mesh it is the share of the sky that it covers.
+    The sum of the faces' solid angles over 4 pi (van Oosterom and Strackee, 1983); for an open mesh it is the share of the sky that it
+    covers.
     """
     corners = vertices.astype(np.float64)[faces]
     total = np.zeros(len(points))

@@ -1,7 +1,8 @@
 """Fewer faces: quadric edge collapse by fast-simplification, and what it breaks put right (spec: postprocess.md 2.1).
 
-The library collapses the edges whose quadric error is least, round by round (Garland and Heckbert, 1997; Forstmann's fast form of it). It doesn't check that the
-surface stays a manifold: where two sheets come to touch, an edge gets four faces. `repair.split_crowded` cuts them apart again, so that what was closed stays closed.
+The library collapses the edges whose quadric error is least, round by round (Garland and Heckbert, 1997; Forstmann's fast form of it). It
+doesn't check that the surface stays a manifold: where two sheets come to touch, an edge gets four faces. `repair.split_crowded` cuts them
+apart again, so that what was closed stays closed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LOCK = threading.Lock()  # the library works on global variables
 
 @dataclass(frozen=True)
 class Decimated:
-    """vertices float64 (V, 3), faces int64 (F, 3). split: vertices added to cut touching sheets apart. tries: runs that it took. reached: within the budget."""
+    """vertices float64 (V, 3), faces int64 (F, 3). split: vertices added where sheets touched. tries: runs that it took. reached: the budget."""
 
     vertices: Array
     faces: Array
@@ -39,8 +40,8 @@ class Decimated:
 def decimate(vertices: Array, faces: Array, budget: int, device: torch.device | str = "cpu") -> Decimated:
     """At most `budget` faces of the surface. Closed stays closed; a boundary is kept where that leaves enough to collapse.
 
-    vertices inside a cube of about 1: tolerances are absolute. device: on a GPU, a large closed mesh is thinned there, in parallel (collapse.py). Raises
-    SetupError where the library isn't installed.
+    vertices inside a cube of about 1: tolerances are absolute. device: on a GPU, a large closed mesh is thinned there, in parallel
+    (collapse.py). Raises SetupError where the library isn't installed.
     """
     if len(faces) <= budget:
         return Decimated(vertices.astype(np.float64), faces, 0, 0, True)

@@ -1,7 +1,8 @@
 """Small holes closed: each boundary loop gets a patch, which is refined to the density around it (spec: postprocess.md 2.4).
 
-The patch clips the ear with the shortest diagonal first; refinement splits its triangles at their centroids where they are larger than the surface around the
-hole, and swaps edges towards Delaunay's, after Liepa, "Filling Holes in Meshes", 2003. New vertices are then relaxed once (uniform Laplacian).
+The patch clips the ear with the shortest diagonal first; refinement splits its triangles at their centroids where they are larger than the
+surface around the hole, and swaps edges towards Delaunay's, after Liepa, "Filling Holes in Meshes", 2003. New vertices are then relaxed
+once (uniform Laplacian).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ SWAPS = 20  # rounds of edge swaps after each round of splits; it takes two or t
 
 @dataclass(frozen=True)
 class Filled:
-    """vertices, faces: with patches behind the old ones; patch int64 (P,): each new face's loop. closed, left: edges of each loop that was closed or left open."""
+    """vertices, faces: with patches behind the old ones; patch int64 (P,): each new face's loop. closed, left: edges of each loop that was
+    closed or left open.
+    """
 
     vertices: Array
     faces: Array

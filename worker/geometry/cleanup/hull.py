@@ -12,9 +12,10 @@ FEWEST = 4
 
 
 def collision_hull(vertices: Array, most: int = 64) -> tuple[Array, Array]:
-    """A closed convex mesh that faces outwards, out of at most `most` of the points float (V, 3) -> vertices float32 (H, 3), faces int64 (2 H - 4, 3).
+    """Points float (V, 3) -> a closed convex mesh of at most `most` of them: vertices float32 (H, 3), faces int64 (2 H - 4, 3), outwards.
 
-    It starts from four points far apart and takes in, again and again, those that lie furthest outside. It lies inside the exact hull. Points in a plane become a slab, a thousandth of their extent thick. OptionError for a limit below 4, or without points.
+    It starts from four points far apart and takes in, again and again, those that lie furthest outside. It lies inside the exact hull.
+    Points in a plane become a slab, a thousandth of their extent thick. OptionError for a limit below 4, or without points.
     """
     if most < FEWEST:
         raise OptionError(f"A convex hull can't have {most} vertices.", "Give at least 4, or none to leave the hull out.")

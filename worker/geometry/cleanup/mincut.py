@@ -1,7 +1,7 @@
 """Inner faces cut off the outer ones by a minimum cut over the faces (spec: postprocess.md 2.3).
 
-What is never seen (the wall of a hollow, the back of a pocket) is the source, what is seen often is the sink, and the cut runs where the seam between the two is
-shortest: through the neck of a pocket. The hole that is left must be small, or the part stays.
+What is never seen (the wall of a hollow, the back of a pocket) is the source, what is seen often is the sink, and the cut runs where the
+seam between the two is shortest: through the neck of a pocket. The hole that is left must be small, or the part stays.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MEDIAN_LIMIT = 0.25  # a part that is seen more than this isn't inside
 
 @dataclass(frozen=True)
 class Part:
-    """One connected part of the candidates. median: lower median of its faces' visibility. loop_areas, loop_lengths: of each new boundary loop."""
+    """A connected part of the candidates. median: the lower one of its faces' visibility. loop_areas, loop_lengths: of its new boundary loops."""
 
     faces: Array
     median: float
@@ -44,7 +44,8 @@ class Cut:
 
 
 def cut_inner(vertices: Array, faces: Array, visibility: Array, max_hole: float = 0.04) -> Cut:
-    """Which faces to remove. visibility float (F,): the share of all views in which each is seen; max_hole: the largest area of a hole that may be left.
+    """Which faces to remove. visibility float (F,): the share of all views in which each is seen; max_hole: the largest area of a hole that
+    may be left.
 
     Nothing is removed where every face is seen in some view.
     """
@@ -66,7 +67,7 @@ def cut_inner(vertices: Array, faces: Array, visibility: Array, max_hole: float 
 
 
 def outer_faces(faces: Array, visibility: Array) -> Array:
-    """bool (F,): faces seen more often than `min(max(q75, 0.25), 0.5)`, q75 the upper quartile of their component (linear interpolation)."""
+    """bool (F,): faces seen more often than `min(max(q75, 0.25), 0.5)`, q75 the upper quartile (linear interpolation) of their component."""
     count, label = face_components(faces)
     order = np.lexsort((visibility, label))
     size = np.bincount(label, minlength=count)
@@ -81,9 +82,9 @@ def outer_faces(faces: Array, visibility: Array) -> Array:
 def minimum_cut(vertices: Array, found: Edges, inner: Array, outer: Array) -> tuple[Array, float]:
     """-> the faces on the source's side, bool (F,), the fewest where several cuts are minimal; the cut's weight.
 
-    Nodes are faces; an edge of exactly two faces joins them with its length as capacity; the source is joined to every inner face, the sink to every outer one, with 1.
-    A face whose own edges together weigh less than its link to source or sink stands on that side in every minimal cut, so it is merged with it beforehand: only the
-    faces between inner and outer ones are left for the flow.
+    Nodes are faces; an edge of exactly two faces joins them with its length as capacity; the source is joined to every inner face, the sink
+    to every outer one, with 1. A face whose own edges together weigh less than its link to source or sink stands on that side in every
+    minimal cut, so it is merged with it beforehand: only the faces between inner and outer ones are left for the flow.
     """
     pair = found.begin[found.degree == 2]
     one, two = found.order[pair] // 3, found.order[pair + 1] // 3
@@ -149,7 +150,9 @@ class _Loops:
 
 
 def _new_loops(vertices: Array, faces: Array, found: Edges, component: Array) -> _Loops:
-    """The loops of edges that removing each part would open: on it once, and no boundary before. Edges of one part that share a vertex are one loop."""
+    """The loops of edges that removing each part would open: on it once, and no boundary before. Edges of one part that share a vertex are
+    one loop.
+    """
     rows = np.flatnonzero(component >= 0)
     key = component[rows].repeat(3) * len(found.degree) + found.of_half.reshape(-1, 3)[rows].ravel()
     name, times = np.unique(key, return_counts=True)

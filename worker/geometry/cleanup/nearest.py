@@ -17,7 +17,7 @@ _PAIRS = 1 << 28  # of points and faces at once: 1 GiB
 
 @dataclass(frozen=True)
 class Hit:
-    """face int64 (P,): the nearest face; weights float64 (P, 3): the nearest point on it, as shares of its corners; distance float64 (P,)."""
+    """face int64 (P,): the nearest one; weights float64 (P, 3): the nearest point on it, as shares of its corners; distance float64 (P,)."""
 
     face: Array
     weights: Array
@@ -43,8 +43,8 @@ class NearestFaces:
     def __call__(self, points: Array) -> Hit:
         """points float (P, 3) -> the nearest point of the mesh to each.
 
-        In each class, the k faces with the nearest centres are tried; it is proven that no other is nearer once the k-th centre is further away than the best
-        distance and the largest reach together. Points without proof are asked again with a larger k.
+        In each class, the k faces with the nearest centres are tried; it is proven that no other is nearer once the k-th centre is further
+        away than the best distance and the largest reach together. Points without proof are asked again with a larger k.
         """
         points = np.asarray(points, np.float64)
         hit = Hit(np.zeros(len(points), np.int64), np.zeros((len(points), 3)), np.full(len(points), np.inf))
@@ -94,7 +94,9 @@ def nearest_faces(points: Array, vertices: Array, faces: Array, device: torch.de
 
 
 def nearest_by_all(points: Array, vertices: Array, faces: Array, device: torch.device | str) -> Hit:
-    """The same by brute force on tensors. The distances to all centres, in float32, leave a few faces for each point; those are measured in float64."""
+    """The same by brute force on tensors. The distances to all centres, in float32, leave a few faces for each point; those are measured in
+    float64.
+    """
     with torch.inference_mode():
         corners = torch.tensor(vertices, dtype=torch.float64, device=device)[torch.tensor(faces, device=device)]
         asked, middle = torch.tensor(points, dtype=torch.float64, device=device), corners.mean(dim=(0, 1))
@@ -148,7 +150,9 @@ def closest_on_triangles(points: Tensor, corners: Tensor) -> tuple[Tensor, Tenso
 
 
 def sample_surface(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Array, Array]:
-    """Points evenly over the area -> points float64 (count, 3), the face of each int64 (count,). Stratified: a face of share s gets s * count, to within one."""
+    """Points evenly over the area -> points float64 (count, 3), the face of each int64 (count,). Stratified: a face of share s gets s *
+    count, to within one.
+    """
     area = np.linalg.norm(area_vectors(vertices, faces), axis=1)
     rng = np.random.default_rng(seed)
     ends = np.cumsum(area)

@@ -1,7 +1,7 @@
 """Faults of a triangle mesh, put right: unfit faces, mixed winding, edges and vertices where more than one sheet of surface meets.
 
-`split_crowded` is why a decimated mesh comes out closed: edge collapses (fast-simplification doesn't check the link condition) turn a closed surface into one
-whose sheets touch along edges, never into an open one. Cut apart along those edges, on the side where there is air, it is a closed 2-manifold again
+`split_crowded` is why a decimated mesh comes out closed: edge collapses (fast-simplification doesn't check the link condition) turn a
+closed surface into one whose sheets touch along edges, never into an open one. Cut apart along those edges, it is a closed 2-manifold again
 (after Gueziec et al., "Cutting and Stitching", 2001).
 """
 
@@ -33,8 +33,8 @@ class Dropped:
 def fit_faces(vertices: Array, faces: Array) -> tuple[Array, Dropped]:
     """The faces int64 (F, 3) without those that use a position that isn't finite, that use a vertex twice, or that lie on each other.
 
-    Of faces on the same three vertices one stays if they wind alike; a pair that winds oppositely encloses nothing and goes altogether, which keeps a closed mesh closed.
-    A face without area but with three vertices stays: its neighbours need it.
+    Of faces on the same three vertices one stays if they wind alike; a pair that winds oppositely encloses nothing and goes altogether,
+    which keeps a closed mesh closed. A face without area but with three vertices stays: its neighbours need it.
     """
     good = np.isfinite(vertices).all(axis=1)
     finite = np.ones(len(faces), bool) if good.all() else good[faces].all(axis=1)
@@ -79,7 +79,8 @@ def _singles(faces: Array) -> Array:
 def wind_alike(faces: Array) -> tuple[Array, int]:
     """Turn faces so that neighbours across every edge of two faces agree -> faces, how many were turned.
 
-    Each component keeps the winding of most of its faces. One that has no consistent winding (a Moebius strip) is left as it is and shows up in `soundness`.
+    Each component keeps the winding of most of its faces. One that has no consistent winding (a Moebius strip) is left as it is and shows
+    up in `soundness`.
     """
     found = edges(faces)
     pair = found.begin[found.degree == 2]
@@ -104,7 +105,8 @@ def wind_alike(faces: Array) -> tuple[Array, int]:
 def face_outwards(faces: Array, parts: Parts, inwards: Array) -> tuple[Array, Array]:
     """Turn closed components that face the wrong way inside out -> faces, which were turned bool (C,).
 
-    inwards: bool (C,), components that bound a hollow: their volume must be negative, the others' positive. An open component stays as it is.
+    inwards: bool (C,), components that bound a hollow: their volume must be negative, the others' positive. An open component stays as it
+    is.
     """
     turn = ((parts.volume < 0) != inwards) & parts.closed & (parts.volume != 0)
     return np.where(turn[parts.label][:, None], faces[:, ::-1], faces) if turn.any() else faces, turn
@@ -113,10 +115,12 @@ def face_outwards(faces: Array, parts: Parts, inwards: Array) -> tuple[Array, Ar
 def split_crowded(vertices: Array, faces: Array) -> tuple[Array, Array, Array, int]:
     """Give every sheet of surface that meets others in an edge or a vertex vertices of its own.
 
-    Faces across an edge stay together where they wind alike. Where more than two meet, those that have the solid between them do (bodies that touch come apart); if
-    that leaves the edge as crowded, those with air between them (the two sides of a wall worn through do); if that doesn't help either, one pair gets a vertex in the middle
-    of the edge. Copies of a vertex move apart by a hair, into their own sheet, so that welding equal positions doesn't undo it.
-    -> vertices, faces, the old number of each vertex int64 (V',), how many vertices were added. A mesh that needs nothing comes back as it is.
+    Faces across an edge stay together where they wind alike. Where more than two meet, those that have the solid between them do (bodies
+    that touch come apart); if that leaves the edge as crowded, those with air between them (the two sides of a wall worn through do); if
+    that doesn't help either, one pair gets a vertex in the middle of the edge. Copies of a vertex move apart by a hair, into their own
+    sheet, so that welding equal positions doesn't undo it.
+    -> vertices, faces, the old number of each vertex int64 (V',), how many vertices were added. A mesh that needs nothing comes back as it
+    is.
     """
     if len(faces) == 0:
         return vertices, faces, np.arange(len(vertices)), 0
@@ -144,7 +148,8 @@ def split_crowded(vertices: Array, faces: Array) -> tuple[Array, Array, Array, i
 
 
 def _fans(faces: Array, found: Edges, pairs: dict[int, list[tuple[int, int]]]) -> tuple[Array, Array]:
-    """-> the old vertex of every new one int64 (V',), the new vertex of every corner int64 (3 F,). The first fan of a vertex keeps its number.
+    """-> the old vertex of every new one int64 (V',), the new vertex of every corner int64 (3 F,). The first fan of a vertex keeps its
+    number.
 
     pairs: half-edges that belong together across each crowded edge.
     """
@@ -182,8 +187,8 @@ def _meet_again(name: Array, pairs: list[tuple[int, int]]) -> bool:
 def _wedges(vertices: Array, faces: Array, found: Edges, edge: int, air: bool) -> list[tuple[int, int]]:
     """The half-edges on one crowded edge, in pairs with the solid between them, or with air.
 
-    Turning about the edge, from its smaller vertex to its larger, a face that runs backward has the solid behind it and one that runs forward has it before:
-    like brackets, which may close past the full turn.
+    Turning about the edge, from its smaller vertex to its larger, a face that runs backward has the solid behind it and one that runs
+    forward has it before: like brackets, which may close past the full turn.
     """
     begin, degree = found.begin[edge], found.degree[edge]
     half = found.order[begin : begin + degree]

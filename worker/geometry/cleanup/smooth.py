@@ -11,7 +11,7 @@ INWARD, PASS_BAND = 0.5, 0.1  # lambda; the frequency that is neither damped nor
 
 
 def taubin(vertices: Array, faces: Array, rounds: int) -> Array:
-    """Vertices after `rounds` rounds of a step towards the neighbours' mean and a slightly longer one back. Boundary vertices stay. In the dtype given."""
+    """Vertices, in their dtype, after `rounds` steps towards the neighbours' mean, each with a slightly longer one back. A boundary stays."""
     if rounds <= 0 or len(faces) == 0:
         return vertices
     found = edges(faces)

@@ -15,8 +15,8 @@ NEAR, FAR = 1.0, 3.0  # of cameras 2 away from the origin
 def visibility(vertices: Array, faces: Array, views: int, size: int, device: torch.device | str = "cpu") -> Array:
     """float32 (F,): the share of `views` pictures of size x size pixels in which each face owns a pixel.
 
-    vertices float32 (V, 3), z up, inside the cube [-0.5, 0.5] or near it. A face smaller than a pixel is missed in many views that it could be seen in: give
-    a mesh of some ten thousand faces, not the raw one.
+    vertices float32 (V, 3), z up, inside the cube [-0.5, 0.5] or near it. A face smaller than a pixel is missed in many views that it could
+    be seen in: give a mesh of some ten thousand faces, not the raw one.
     """
     if len(faces) == 0:
         return np.zeros(0, np.float32)
