@@ -5,6 +5,7 @@ Frame: the model's object frame, z up, the cube [-0.5, 0.5]. Kerbl et al., "3D G
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -13,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KERNEL = 9e-4  # smallest standard deviation, in object units
-SCALE_BIAS, OPACITY_BIAS = 0.004, 0.1  # the scale and opacity that a raw 0 means
-ORIGIN = -0.5
 SH_C0 = 0.28209479177387814
 BLOCK = 1 << 12  # splats at once on a CPU: they stay in its cache, and no operation wakes further threads for so few
 ATTRIBUTES = ("xyz", "features_dc", "scaling", "rotation", "opacity")
@@ -22,10 +21,42 @@ COLUMNS = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opaci
 
 
 @dataclass(frozen=True)
+class Encoding:
+    """What raw numbers mean; the defaults are the released configuration's. The cube from `origin`, `size` wide, is 0..1.
+
+    scale_bias, opacity_bias: what a raw 0 means. softplus: scales went through its inverse; else through the logarithm.
+    """
+
+    origin: float = -0.5
+    size: float = 1.0
+    scale_bias: float = 0.004
+    opacity_bias: float = 0.1
+    softplus: bool = True
+
+    @functools.cached_property
+    def raw_scale_bias(self) -> float:
+        """Computed as the original does, in float32."""
+        return float(self.inverse(torch.tensor(self.scale_bias, dtype=torch.float32)))
+
+    @functools.cached_property
+    def raw_opacity_bias(self) -> float:
+        return float(torch.tensor(math.log(self.opacity_bias / (1 - self.opacity_bias)), dtype=torch.float32))
+
+    def activate(self, raw: Tensor) -> Tensor:
+        return F.softplus(raw) if self.softplus else raw.exp()
+
+    def inverse(self, scales: Tensor) -> Tensor:
+        return scales + torch.log(-torch.expm1(-scales)) if self.softplus else torch.log(scales)
+
+
+RELEASED = Encoding()
+
+
+@dataclass(frozen=True)
 class Gaussians:
     """n splats, raw float32: xyz (n, 3) in 0..1, features_dc (n, 1, 3), scaling (n, 3), rotation (n, 4) less the identity, opacity (n, 1).
 
-    kernel: the floor under their scales, a part of the object: scenes change it.
+    kernel: the floor under their scales, a part of the object: scenes change it. encoding: what the raw numbers mean.
     """
 
     xyz: Tensor
@@ -34,23 +65,26 @@ class Gaussians:
     rotation: Tensor
     opacity: Tensor
     kernel: float = KERNEL
+    encoding: Encoding = RELEASED
 
     def __len__(self) -> int:
         return len(self.xyz)
 
     def rows(self, chosen: slice) -> Gaussians:
         """Some of the splats, views."""
-        return Gaussians(*(getattr(self, name)[chosen] for name in ATTRIBUTES), kernel=self.kernel)
+        return Gaussians(*(getattr(self, name)[chosen] for name in ATTRIBUTES), kernel=self.kernel, encoding=self.encoding)
 
     # -- activated
 
     def positions(self) -> Tensor:
         """(n, 3) in the object's cube."""
-        return self.xyz + ORIGIN
+        return (self.xyz if self.encoding.size == 1 else self.xyz * self.encoding.size) + self.encoding.origin
 
     def scales(self) -> Tensor:
         """(n, 3), standard deviations, none below the kernel."""
-        return torch.hypot(F.softplus(self.scaling + _SCALE_BIAS), torch.full((), self.kernel, device=self.scaling.device))
+        return torch.hypot(
+            self.encoding.activate(self.scaling + self.encoding.raw_scale_bias), torch.full((), self.kernel, device=self.scaling.device)
+        )
 
     def quaternions(self) -> Tensor:
         """(n, 4) w x y z, of any length: what a PLY holds."""
@@ -62,7 +96,7 @@ class Gaussians:
 
     def opacities(self) -> Tensor:
         """(n, 1) in 0..1."""
-        return torch.sigmoid(self.opacity + _OPACITY_BIAS)
+        return torch.sigmoid(self.opacity + self.encoding.raw_opacity_bias)
 
     def colors(self) -> Tensor:
         """(n, 3), sRGB, not clipped."""
@@ -71,19 +105,19 @@ class Gaussians:
     # -- the way back
 
     def with_positions(self, positions: Tensor) -> Gaussians:
-        return replace(self, xyz=positions - ORIGIN)
+        return replace(self, xyz=(positions - self.encoding.origin) / self.encoding.size)
 
     def with_scales(self, scales: Tensor, kernel: float) -> Gaussians:
         """Scales below the kernel become the kernel."""
         free = (scales.square() - kernel**2).clamp(min=0).sqrt()
-        return replace(self, scaling=_softplus_inverse(free) - _SCALE_BIAS, kernel=kernel)
+        return replace(self, scaling=self.encoding.inverse(free) - self.encoding.raw_scale_bias, kernel=kernel)
 
     def with_quaternions(self, quaternions: Tensor) -> Gaussians:
         return replace(self, rotation=quaternions - _identity(quaternions))
 
     def with_opacities(self, opacities: Tensor) -> Gaussians:
         """0 and 1 become infinite logits."""
-        return replace(self, opacity=_logit(opacities) - _OPACITY_BIAS)
+        return replace(self, opacity=_logit(opacities) - self.encoding.raw_opacity_bias)
 
     # -- a PLY's rows
 
@@ -104,23 +138,21 @@ class Gaussians:
         return rows
 
 
-def from_records(records: Tensor, kernel: float = KERNEL) -> Gaussians:
+def from_records(records: Tensor, kernel: float = KERNEL, encoding: Encoding = RELEASED) -> Gaussians:
     """float32 (n, 17) as `Gaussians.records` makes them -> splats. Scales on the kernel's floor stay on it."""
     xyz, _, features, logit, scales, quaternions = records.split([3, 3, 3, 1, 3, 4], dim=1)
-    empty = Gaussians(xyz, features[:, None], scales, quaternions, logit)
+    empty = Gaussians(xyz, features[:, None], scales, quaternions, logit, encoding=encoding)
     made = empty.with_positions(xyz).with_quaternions(quaternions).with_opacities(torch.sigmoid(logit))
     return made.with_scales(scales.exp(), kernel)
 
 
 def merge(parts: list[Gaussians]) -> Gaussians:
-    """Splats of several objects in a row, under the smallest of their kernels: those with a larger one come out slightly smaller."""
+    """Splats of several objects of one encoding in a row, under the smallest of their kernels: those with a larger one come out slightly smaller."""
     return Gaussians(
-        *(torch.cat([getattr(part, name) for part in parts]) for name in ATTRIBUTES), kernel=min(part.kernel for part in parts)
+        *(torch.cat([getattr(part, name) for part in parts]) for name in ATTRIBUTES),
+        kernel=min(part.kernel for part in parts),
+        encoding=parts[0].encoding,
     )
-
-
-def _softplus_inverse(y: Tensor) -> Tensor:
-    return y + torch.log(-torch.expm1(-y))
 
 
 def _logit(p: Tensor) -> Tensor:
@@ -130,11 +162,6 @@ def _logit(p: Tensor) -> Tensor:
 def _log(x: Tensor) -> Tensor:
     """The logarithm; torch.log wakes threads for as few as 2048 numbers, and on a busy machine waits for them longer than it works."""
     return torch.special.xlogy(1.0, x)
-
-
-# The biases, computed as the original does, in float32.
-_SCALE_BIAS = float(_softplus_inverse(torch.tensor(SCALE_BIAS, dtype=torch.float32)))
-_OPACITY_BIAS = float(torch.tensor(math.log(OPACITY_BIAS / (1 - OPACITY_BIAS)), dtype=torch.float32))
 
 
 def _identity(like: Tensor) -> Tensor:

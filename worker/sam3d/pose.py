@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ ROTATION_STD = (
 )  # fmt: skip
 
 
+Convention = Literal["ScaleShiftInvariant", "ApparentSize", "DisparitySpace"]  # the released configuration has the first
+
+
 @dataclass(frozen=True)
 class DecodedPose:
     """translation (B, 3), rotation (B, 4) with w >= 0, scale (B, 3) of three equal values."""
@@ -30,8 +34,16 @@ class DecodedPose:
     scale: Tensor
 
 
-def decode_pose(latents: Mapping[str, Tensor], scene_scale: Tensor, scene_shift: Tensor, downsample: int | Tensor = 1) -> DecodedPose:
+def decode_pose(
+    latents: Mapping[str, Tensor],
+    scene_scale: Tensor,
+    scene_shift: Tensor,
+    downsample: int | Tensor = 1,
+    convention: Convention = "ScaleShiftInvariant",
+) -> DecodedPose:
     """latents: 6drotation_normalized (B, 1, 6), translation and scale (B, 1, 3). scene_scale, scene_shift: (B or 1, 3) of the normaliser.
+
+    convention: how translation and size relate to the scene (spec: postprocess.md 9); all but the default read translation_scale (B, 1, 1) too.
 
     downsample: what `occupancy.halve` returned; a halved grid makes a smaller object, which the scale makes up for.
     """
@@ -39,16 +51,29 @@ def decode_pose(latents: Mapping[str, Tensor], scene_scale: Tensor, scene_shift:
     rotation = rot6d_to_matrix(raw * raw.new_tensor(ROTATION_STD) + raw.new_tensor(ROTATION_MEAN))
     rotation = quat_to_matrix(matrix_to_quat(rotation))
     size = latents["scale"][:, 0].float().exp()
-    affine = size[:, :, None] * rotation * scene_scale[:, None, :]  # rows: the object's axes, in metres
+    translation, unit = _in_scene(latents, scene_scale, scene_shift, convention)
+    affine = size[:, :, None] * rotation * unit[:, None, :]  # rows: the object's axes, in metres
     lengths = affine.norm(dim=-1)
     scale = lengths.mean(-1, keepdim=True).expand(-1, 3)
     if isinstance(downsample, Tensor):
         downsample = downsample.view(-1, 1)
     return DecodedPose(
-        translation=latents["translation"][:, 0].float() * scene_scale + scene_shift,
+        translation=translation,
         rotation=matrix_to_quat(affine / lengths[:, :, None]),
         scale=scale * downsample,
     )
+
+
+def _in_scene(latents: Mapping[str, Tensor], scale: Tensor, shift: Tensor, convention: Convention) -> tuple[Tensor, Tensor]:
+    """-> translation (B, 3) in metres, and what the latent's unit of size is there (B, 3)."""
+    moved = latents["translation"][:, 0].float()
+    if convention == "ScaleShiftInvariant":
+        return moved * scale + shift, scale
+    far = latents["translation_scale"][:, 0].float().exp()
+    if convention == "ApparentSize":
+        return moved * far * scale, far * scale
+    depth = far * shift[:, 2:].exp() * scale  # DisparitySpace: a shift in the picture, and the logarithm of a depth
+    return torch.cat([moved[:, :2] + shift[:, :2], torch.ones_like(far)], dim=1) * depth, depth
 
 
 def rot6d_to_matrix(rotation: Tensor) -> Tensor:
