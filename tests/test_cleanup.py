@@ -144,6 +144,30 @@ def test_without_a_budget_nothing_is_thinned() -> None:
     assert result.report["error"]["max"] < 1e-6
 
 
+def test_pictures_too_small_for_the_faces_do_no_harm() -> None:
+    """At 16 pixels nearly no face is seen, so all of it looks hidden: nothing may be cut."""
+    raw = raw_mesh(ball(0.4), 40, gaps=ball(0.06, (0, 0, 0.4)))
+    result = cleaned(raw, FEW.replace(budget=None, views=8, view_size=16))
+    assert result.report["inner_faces"] == 0 and any("nothing was cut" in note for note in result.report["notes"])
+    fine = cleaned(raw, CleanOptions(budget=None, views=25, samples=0))  # the size that fits is larger than the usual one
+    assert_good(fine, len(raw.faces), 1)
+    assert fine.report["volume"] == pytest.approx(4 / 3 * np.pi * 0.4**3, rel=0.04)
+
+
+def test_odd_colours_are_refused_or_made_good() -> None:
+    raw = sphere(8)
+    with pytest.raises(InputError, match="2 channels"):
+        RawMesh(raw.vertices, raw.faces, np.zeros((len(raw.vertices), 2), np.float32))
+    colors = np.full((len(raw.vertices), 4), np.nan, np.float32)
+    assert (clean(RawMesh(raw.vertices, raw.faces, colors), FEW).mesh.vertex_colors == 0).all()
+
+
+def test_a_sheet_stays_a_sheet() -> None:
+    vertices = np.float32([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    result = clean(RawMesh(vertices, np.int64([[0, 1, 2], [0, 2, 3]])), FEW.replace(max_hole_edges=3, hull_vertices=8))
+    assert len(result.mesh.faces) == 2 and result.report["boundary_edges"] == 4 and judged(result.hull).is_watertight
+
+
 def test_a_mesh_of_the_contract_will_do() -> None:
     raw = sphere(16)
     colors = np.full((len(raw.vertices), 4), 200, np.uint8)

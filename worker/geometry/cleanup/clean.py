@@ -25,20 +25,25 @@ from ....contract.scene import Mesh
 from ...job import Job, QuietJob
 from . import attributes, components, decimate, error, holes, hull, lods, mincut, nearest, repair, smooth, topology
 from .topology import Array
-from .visibility import visibility
+from .visibility import fitting_size, visibility
 
 STAGE = "clean-up"
 STEPS = ("weld", "bodies", "smooth", "thin", "visibility", "cut", "holes", "decimate", "colors", "error", "lods")
+MOST_SHOWN = 0.5  # a cut that takes more than this of all that is seen has gone wrong
 DETAIL = (40_000, 120_000)  # faces between which the mesh is looked at from all sides
 
 
 @dataclass(frozen=True)
 class RawMesh(Record):
-    """vertices in the object's own frame, z up. faces counter-clockwise seen from outside. colors: sRGB, or any other values, in 0..1."""
+    """vertices in the object's own frame, z up. faces counter-clockwise seen from outside. colors: sRGB in 0..1, C = 3 or 4."""
 
     vertices: np.ndarray = array("float32", "V 3")
     faces: np.ndarray = array("int64", "F 3")
     colors: np.ndarray | None = array("float32", "V C", optional=True)
+
+    def check(self) -> None:
+        if self.colors is not None and self.colors.shape[1] not in (3, 4):
+            raise InputError(f"Vertex colours have {self.colors.shape[1]} channels.", "Give three (RGB) or four (RGBA).")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,8 @@ class CleanOptions(Record):
     budget: the most faces that may be left; None: no thinning.
     smallest_body: bodies with less than this share of the largest one's area are floaters.
     remove_inner: take away what can't be seen from outside.
-    views, view_size: square pictures for that, and their pixels; None: 1000 of 1024 on a GPU, 100 of 256 on a CPU.
+    views, view_size: square pictures for that, and their pixels; None: 1000 of 1024 on a GPU, 100 of 256 on a CPU, larger where faces are
+        smaller than a pixel.
     max_hole_area: of a hole that the cut may open, where the object's longest side is 1.
     max_hole_edges: holes with more edges stay open.
     smooth: rounds of Taubin smoothing.
@@ -175,7 +181,7 @@ def _entered(mesh: RawMesh | Mesh) -> tuple[_Surface, Array | None]:
         raise InputError("The mesh to clean up has no faces.", "Leave the clean-up out for this object.")
     if faces.min() < 0 or faces.max() >= len(mesh.vertices):
         raise InputError("A mesh's faces point beyond its vertices.", "Renumber the faces.")
-    return (mesh.vertices, faces), values
+    return (mesh.vertices, faces), None if values is None else np.nan_to_num(values)
 
 
 def _welded(raw: _Surface, colors: Array | None, run: _Run) -> tuple[_Surface, Array | None]:
@@ -244,12 +250,14 @@ def _without_inner(surface: _Surface, options: CleanOptions, run: _Run, device: 
     vertices, faces = surface
     cuda = torch.device(device).type == "cuda"
     with run.step("visibility"):
-        seen = visibility(vertices, faces, options.views or (1000 if cuda else 100), options.view_size or (1024 if cuda else 256), device)
+        size = options.view_size or max(fitting_size(vertices, faces), 1024 if cuda else 256)
+        seen = visibility(vertices, faces, options.views or (1000 if cuda else 100), size, device)
     with run.step("cut"):
         removed = mincut.cut_inner(vertices, faces, seen, options.max_hole_area).removed
-        if removed.all():
-            run.notes.append("nothing of the mesh can be seen from outside, so nothing was cut off")
-            removed = np.zeros(len(faces), bool)
+        shown = seen * np.linalg.norm(topology.area_vectors(vertices, faces), axis=1)
+        if shown[removed].sum() > MOST_SHOWN * shown.sum() or removed.all():
+            run.notes.append("the cut would have taken what is seen from outside, so nothing was cut off")
+            removed[:] = False
         run.report["inner_faces"] = int(removed.sum())
         if not removed.any():
             return surface, None
