@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
 from comfyui_sam3d.contract.errors import EngineError, JobCancelled, OptionError, SetupError  # noqa: E402
-from comfyui_sam3d.worker.ops import backends, fused  # noqa: E402
+from comfyui_sam3d.worker.ops import attention, backends, fused  # noqa: E402
 from comfyui_sam3d.worker.sam3d import occupancy, preprocess, structure  # noqa: E402
 from comfyui_sam3d.worker.sam3d.dino import Dino  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flow import LATENTS, SparseStructureFlow  # noqa: E402
@@ -268,6 +268,27 @@ def test_head_norm_leaves_the_values_alone() -> None:
         unit = qkv[:, :, part] / qkv[:, :, part].norm(dim=-1, keepdim=True)
         near(got[:, :, part], unit * gamma[part] * 8**0.5)
     assert torch.equal(got[:, :, 2], qkv[:, :, 2])
+    part = qkv.clone()
+    fused.head_norm_(part[:, 1:4], gamma)  # in place, in a part of each row
+    assert torch.equal(part[:, 1:4], got[:, 1:4]) and torch.equal(part[:, ::4], qkv[:, ::4])
+
+
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability() == (9, 0) and backends.has("triton")
+
+
+@pytest.mark.skipif(not HOPPER, reason="needs a Hopper GPU and triton")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("queries", "keys"), [(192, 256), (1, 1), (65, 129), (200, 1000), (4096, 7528)])
+def test_long_attention_equals_its_twin(queries: int, keys: int, dtype: torch.dtype) -> None:
+    source = torch.Generator("cuda").manual_seed(1)
+    q = torch.randn(2, queries + 4, 3, 64, generator=source, device="cuda").to(dtype)[:, :queries]
+    k, v = torch.randn(2, keys, 2, 3, 64, generator=source, device="cuda").to(dtype).unbind(2)
+    k = k * 20 if keys == 1000 else k  # sharp: a running maximum that moves
+    wanted = attention.attend(*(x.double() for x in (q, k, v)))
+    got = attention.attend_long(q, k.contiguous(), v)
+    assert attention._hopper(q.device)
+    near(got.double().cpu(), wanted.cpu(), atol=0.02 if dtype == torch.bfloat16 else 0.003, rtol=0.02)
+    assert torch.equal(attention.attend_long(q[1:], k[1:].contiguous(), v[1:]), got[1:])  # alone or not: the same bits
 
 
 class NoFloat64(TorchFunctionMode):

@@ -1,7 +1,8 @@
-"""Attention over dense sequences: PyTorch's own, with cuDNN's kernel preferred where it is the faster one (head width 64 on Hopper)."""
+"""Attention over dense sequences: PyTorch's own, with cuDNN's kernel preferred where it is the faster one; for long ones on Hopper our own."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .backends import choose
 
 _ORDER = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -20,6 +23,26 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tenso
     """
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale)
     return out.transpose(1, 2).flatten(2)
+
+
+def attend_long(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attend` for thousands of queries and keys: the kernel of attention_hopper.py where it can run. Meant for graphs: it takes long to launch.
+
+    The bits of a row don't depend on the batch. q, k, v: each token's heads side by side in memory.
+    """
+    if q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] == 64 and choose(q.device, "triton") == "triton" and _hopper(q.device):
+        from .attention_hopper import attend as fast
+
+        return fast(q, k, v)
+    return attend(q, k, v)
+
+
+@functools.cache
+def _hopper(device: torch.device) -> bool:
+    """Can attention_hopper.py run here? Its dialect is experimental, so only with a Triton that it was run with."""
+    import triton
+
+    return torch.cuda.get_device_capability(device) == (9, 0) and triton.__version__.startswith("3.6.")
 
 
 @contextmanager

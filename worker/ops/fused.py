@@ -45,7 +45,7 @@ def residual_norm(
 def head_norm_(qkv: Tensor, gamma: Tensor) -> Tensor:
     """Query and key heads to length sqrt(D), times gamma, in place; values stay.
 
-    qkv: (..., 3, H, D), contiguous. gamma: float32 (2, H, D), of query and key.
+    qkv: (..., 3, H, D), contiguous, or (B, T, 3, H, D) with each of its B contiguous. gamma: float32 (2, H, D), of query and key.
     """
     if choose(qkv.device, "triton") == "triton":
         from .fused_triton import head_norm_ as fast

@@ -55,14 +55,15 @@ def residual_norm(
 
 
 @triton.jit
-def _head_norm_kernel(qkv_ptr, gamma_ptr, heads, ROOT: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _head_norm_kernel(qkv_ptr, gamma_ptr, batch_stride, heads, ROOT: tl.constexpr, HEADS: tl.constexpr, WIDTH: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)  # 0: query, 1: key
+    batch = tl.program_id(2).to(tl.int64)
     head = tl.arange(0, HEADS)[:, None]
     column = tl.arange(0, WIDTH)[None, :]
     inside = head < heads
     place = head * WIDTH + column
-    at = qkv_ptr + (row * 3 + part) * heads * WIDTH + place
+    at = qkv_ptr + batch * batch_stride + (token * 3 + part) * heads * WIDTH + place
     x = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     length = tl.sqrt(tl.sum(x * x, 1))[:, None]
     gamma = tl.load(gamma_ptr + part * heads * WIDTH + place, mask=inside, other=0.0)
@@ -71,8 +72,10 @@ def _head_norm_kernel(qkv_ptr, gamma_ptr, heads, ROOT: tl.constexpr, HEADS: tl.c
 
 
 def head_norm_(qkv: Tensor, gamma: Tensor) -> Tensor:
-    assert qkv.is_contiguous() and gamma.is_contiguous()
-    heads, width = qkv.shape[-2:]
-    rows = qkv.numel() // (3 * heads * width)
-    _head_norm_kernel[(rows, 2)](qkv, gamma, heads, float(width) ** 0.5, triton.next_power_of_2(heads), width, num_warps=4)
+    rows = qkv if qkv.ndim == 5 and not qkv.is_contiguous() else qkv.view(1, -1, *qkv.shape[-3:])
+    count, tokens, _, heads, width = rows.shape
+    assert rows[0].is_contiguous() and gamma.is_contiguous()
+    _head_norm_kernel[(tokens, 2, count)](
+        rows, gamma, rows.stride(0), heads, float(width) ** 0.5, triton.next_power_of_2(heads), width, num_warps=4
+    )  # fmt: skip
     return qkv

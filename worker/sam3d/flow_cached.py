@@ -11,7 +11,7 @@ kernels were seen to give the same bits for any number (docs/log.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,11 +61,12 @@ class _Modulation:
 class CachedFlow:
     """Velocity of B objects at a time, at the steps of a fixed time grid.
 
-    model: its weights, of one dtype, are used as they are, except for the folded biases and the pose's queries.
+    model: its weights, of one dtype, are used as they are, except for the folded biases and the pose's queries. long: `attend` or its equal, for
+    the shape's attention.
     """
 
-    def __init__(self, model: SparseStructureFlow) -> None:
-        self.model = model
+    def __init__(self, model: SparseStructureFlow, long: Callable[[Tensor, Tensor, Tensor], Tensor] = attend) -> None:
+        self.model, self.long = model, long
         self.device = model.t_embedder.mlp[0].weight.device
         self.dtype = model.blocks[0].self_attn.to_out[SHAPE].weight.dtype
         self.heads = model.blocks[0].self_attn.heads
@@ -151,12 +152,14 @@ class CachedFlow:
         g = residual_norm(pose, None, None, *first, eps=NORM, dtype=self.dtype)
         entered = pose, g  # alive until the end: the side stream reads them after the names have moved on
         for index, mod in enumerate(blocks):
-            qkv = self._qkv(index, SHAPE, h)
+            # The shape's tokens, then the pose's: one attends to the first part, the other to all of it, and nothing is copied together.
+            qkv = torch.empty(len(h), h.shape[1] + g.shape[1], 3, self.heads, h.shape[2] // self.heads, dtype=self.dtype, device=h.device)
+            own = self._qkv(index, SHAPE, h, qkv[:, : h.shape[1]])
             with self._aside():
                 update = self._pose_attention(index, g, qkv)
                 pose, update = _double(pose, update, guided and index == 0)
                 g = self._rest(index, POSE, pose, update, context, count, mod)
-            update = F.linear(attend(*qkv.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[SHAPE]))
+            update = F.linear(self.long(*own.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[SHAPE]))
             shape, update = _double(shape, update, guided and index == 0)
             h = self._rest(index, SHAPE, shape, update, context, count, mod)
             self._join()
@@ -181,7 +184,7 @@ class CachedFlow:
         cross, mlp = self.cross[index][name], self.model.blocks[index].mlp[name].mlp
         normed = residual_norm(x[:count], update[:count], mod.gate1, *cross.norm, eps=NORM, dtype=self.dtype)
         q = F.linear(normed, *cross.to_q).unflatten(-1, (self.heads, -1))
-        crossed = attend(q, *context.shape[index].unbind(2)) if name == SHAPE else self._pool(q, cross.to_kv, context.tokens)
+        crossed = self.long(q, *context.shape[index].unbind(2)) if name == SHAPE else self._pool(q, cross.to_kv, context.tokens)
         h = torch.empty(x.shape, dtype=self.dtype, device=x.device)
         residual_norm(x[:count], F.linear(crossed, *cross.to_out), None, *mod.norm3, eps=NORM, dtype=self.dtype, out=h[:count])
         if len(x) > count:
@@ -190,15 +193,17 @@ class CachedFlow:
         update = F.linear(linear_gelu(h, *_wb(mlp[0])), *_wb(mlp[2]))
         return residual_norm(x, update, mod.gate2, *mod.after, eps=mod.eps, dtype=self.dtype)
 
-    def _qkv(self, index: int, name: str, h: Tensor) -> Tensor:
-        qkv = F.linear(h, *_wb(self.model.blocks[index].self_attn.to_qkv[name])).unflatten(-1, (3, self.heads, -1))
-        return head_norm_(qkv, self.gamma[index][name])
+    def _qkv(self, index: int, name: str, h: Tensor, into: Tensor) -> Tensor:
+        """Query, key and value of a stream's tokens (B, T, C), heads normed, into (B, T, 3, H, D), a part of each row of a larger tensor."""
+        weight, bias = _wb(self.model.blocks[index].self_attn.to_qkv[name])
+        for row, place in zip(h, into):  # a row of the shape fills the chip
+            torch.addmm(bias, row, weight.t(), out=place.flatten(1))
+        return head_norm_(into, self.gamma[index][name])
 
-    def _pose_attention(self, index: int, g: Tensor, shape_qkv: Tensor) -> Tensor:
-        """The pose's tokens over pose and shape: (B, 4, C)."""
-        qkv = self._qkv(index, POSE, g)
-        keys_values = torch.cat([qkv[:, :, 1:], shape_qkv[:, :, 1:]], dim=1)
-        return F.linear(attend(qkv[:, :, 0], *keys_values.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
+    def _pose_attention(self, index: int, g: Tensor, qkv: Tensor) -> Tensor:
+        """The pose's tokens over shape and pose: (B, 4, C). qkv: of both, the pose's last and still to be filled in."""
+        q = self._qkv(index, POSE, g, qkv[:, -g.shape[1] :])[:, :, 0]
+        return F.linear(attend(q, *qkv[:, :, 1:].unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
 
     def _pool(self, q: Tensor, to_kv: Tensor, tokens: Tensor) -> Tensor:
         """softmax(q (K c)^T) (V c) as (softmax((q K) c^T) c) V: the projections are applied to 4 queries, not to M tokens.

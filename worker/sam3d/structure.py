@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ops.attention import attend, attend_long
 from . import occupancy
 from .flow import LATENTS, POSE_LATENTS, SHAPE, SHAPE_CHANNELS, Latents, SparseStructureFlow
 from .flow_cached import CachedFlow, Context
@@ -73,9 +74,9 @@ class StructureSampler:
     """
 
     def __init__(self, model: SparseStructureFlow, *, graphs: bool | None = None) -> None:
-        self.flow = CachedFlow(model)
-        self.device = self.flow.device
+        self.device = model.t_embedder.mlp[0].weight.device
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.flow = CachedFlow(model, attend_long if self.graphs else attend)
         self._key: tuple[int, int, float] | None = None
         self._step: _Step | None = None
 
