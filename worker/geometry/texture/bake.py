@@ -71,6 +71,7 @@ def bake(
     with timed(job, "texture"), torch.inference_mode():
         job.step("texture", 0, 1)
         surface = Surface.of(mesh, charts, options.size, device)
+        job.step("texture", 0, 1)
         if options.mode == "vertex":
             assert mesh.vertex_colors is not None
             corners = torch.from_numpy(mesh.vertex_colors[charts.source, :3].astype(np.float32) / 255).to(device)
@@ -79,6 +80,7 @@ def bake(
             assert splats is not None
             gaussians = Gaussians.of(sound(splats), device)
             colors, report = _from_splats(surface, gaussians, options, job)
+        job.step("texture", 0, 1)
         image = fill(surface.spread(colors), surface.known)
         if options.mode == "fit":
             fine = fitted(image, surface.uvs, surface.vertices, surface.faces, gaussians, _rig(surface, options), options.steps, job)

@@ -24,7 +24,8 @@ FOV = math.radians(40)
 MARGIN = 1.05  # how much more than the mesh a picture shows
 SHARPNESS = 4  # power of the cosine between the normal and the direction to the camera
 LEAST = 0.1  # cosine below which a view doesn't count
-SLACK = 2.0  # pixels: what may stand before a point and still be its own surface
+EDGE = 3  # pixels around the outline of what hides a part: splats stand out of their mesh, and would be painted onto what lies behind
+SLACK = 4.0  # pixels: what may stand before a point and still be its own surface
 CLEAR = 0.9  # opacity above which a pixel shows the object and nothing else
 BATCH = 4  # views at once
 
@@ -69,7 +70,7 @@ def view_colors(
         image, alpha = rig.pictures(gaussians, views)
         depth = rasterise(cameras.project(vertices - rig.middle), faces, cameras.height, cameras.width, bary=False).depth
         layers = torch.cat([image, alpha[..., None]], dim=3).permute(0, 3, 1, 2)
-        nearest = -max_pool2d(-depth[:, None], 2, stride=1)  # of each four neighbouring pixels
+        nearest = -max_pool2d(-depth[:, None], 2 * EDGE, stride=1)
         for view in range(len(cameras)):
             screen = cameras[view].project(centred)[0]
             towards = torch.nn.functional.normalize(cameras.position[view] - centred, dim=1)
@@ -85,13 +86,13 @@ def view_colors(
 
 
 def _unhidden(screen: torch.Tensor, nearest: torch.Tensor, cosine: torch.Tensor, focal: float) -> torch.Tensor:
-    """bool (N,): whether no face stands before the points in the four pixels around. screen (N, 3) as Cameras.project gives it; nearest
-    (H - 1, W - 1).
+    """bool (N,): whether no face stands before the points, nor beside them at less than EDGE pixels.
 
-    A surface seen aslant is nearer in the next pixel, by the pixel's width times the angle's tangent: that much is allowed.
+    screen: (N, 3) as Cameras.project gives it; nearest: the least depth of each window of 2 EDGE x 2 EDGE pixels. A surface seen aslant is nearer
+    in the next pixel, by the pixel's width times the angle's tangent: that much is allowed.
     """
-    column = (screen[:, 0] - 0.5).floor().long().clamp(0, nearest.shape[1] - 1)
-    row = (screen[:, 1] - 0.5).floor().long().clamp(0, nearest.shape[0] - 1)
+    column = (screen[:, 0] + 0.5 - EDGE).floor().long().clamp(0, nearest.shape[1] - 1)
+    row = (screen[:, 1] + 0.5 - EDGE).floor().long().clamp(0, nearest.shape[0] - 1)
     pixel = screen[:, 2] / focal
     return nearest[row, column] > screen[:, 2] - SLACK * pixel * (1 + 1 / cosine.clamp_min(LEAST))
 

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 
 MAX_CELLS = 1 << 26
-CHUNK = 1 << 25  # candidates that are looked at together
+CHUNK = 1 << 24  # candidates that are looked at together: about a gigabyte
 
 
 class Finder(Protocol):
