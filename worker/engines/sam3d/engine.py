@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,10 +26,12 @@ from ...sam3d.pipeline import Pipeline, StructuredLatent
 from ...sam3d.pose import DecodedPose
 from ...sam3d.sampler import Noise
 from ...sam3d.structure import Structure, noise_for
-from ...weights.store import Store, open_store
 from .mesh import finish
 from .settings import settings_of
 from .voxels import picture_of_voxels
+
+if TYPE_CHECKING:
+    from ...weights.store import Store
 
 CODE = 1  # raised when a stage computes something else than before: old entries of the cache are then never found
 SHARES = {"point map": 1.0, "structure": 8.0, "latents": 8.0, "decode": 1.5, "mesh": 4.0, "texture": 3.0}
@@ -42,6 +44,8 @@ def reconstruct(request: ReconstructRequest, job: Job) -> Scene:
 
 @functools.cache
 def _engine() -> Engine:
+    from ...weights.store import open_store
+
     return Engine(open_store(), open_cache(), default_device())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ....contract.request import ReconstructRequest
+from ....contract.request import MESH_PICTURES, MESHES, PICTURES, SPLATS, ReconstructRequest
 from ...sam3d.sampler import SamplerOptions
 
 Texture = Literal["direct", "views", "colors"]
@@ -16,9 +16,9 @@ _QUALITIES: dict[str, dict[str, Any]] = {
     "standard": {"steps": 25, "few_step": False, "latent_steps": 25, "splats": 32, "texture_size": 1024, "faces": 20_000},
     "best": {"steps": 50, "few_step": False, "latent_steps": 50, "splats": 32, "texture_size": 2048, "faces": 60_000},
 }
-_MESH = {"glb", "obj", "stl", "mesh_ply"}
-_SPLATS = {"ply", "splat"}
-_PICTURES = {"preview", "turntable"}
+_MESH = {*MESHES, *MESH_PICTURES}
+_SPLATS = {*SPLATS}
+_PICTURES = {*PICTURES}
 
 
 @dataclass(frozen=True)

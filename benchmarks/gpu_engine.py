@@ -1,0 +1,158 @@
+"""The whole sam3d engine at full size on a CUDA device: time of each stage, memory, plans, several objects, next to the original's figures.
+
+    python3 benchmarks/gpu_engine.py [--voxels 20000] [--objects 8]      from the root of the checkout; needs torch, no _env, no network, no weights
+
+Weights are random (worker/weights/fake.py), so what comes out is no reconstruction. Random weights decide the number of voxels, which decides the time of
+all that follows: so stage 1 runs in full, and then every object gets the same voxels, those nearest to an ellipsoid's surface. The mesh decoder's random
+weights call every voxel inside, so its raw mesh is that shell with an outer and an inner surface, as a real object has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from _pack import mount, table
+
+mount()
+
+from comfyui_sam3d.contract.request import ReconstructRequest, Sam3dOptions  # noqa: E402
+from comfyui_sam3d.contract.scene import Scene  # noqa: E402
+from comfyui_sam3d.worker.cache import Cache  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d.engine import Engine  # noqa: E402
+from comfyui_sam3d.worker.geometry.encode import encode  # noqa: E402
+from comfyui_sam3d.worker.job import QuietJob  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import TINY, Architecture  # noqa: E402
+from comfyui_sam3d.worker.weights.fake import fill  # noqa: E402
+
+ORIGINAL = {"structure": "3.2 s", "latents": "3.5 s", "decode": "0.24 s (+ 0.03 FlexiCubes)"}  # spec: performance.md, sum with DINO 7.0 s
+
+
+class RandomStore:
+    """Stands in for weights on disk: networks of the given sizes, filled where they are wanted."""
+
+    digest, warnings, fake = "random", ("Random weights: not a reconstruction.",), True
+
+    def __init__(self, architecture: Architecture, device: torch.device) -> None:
+        self.architecture, self.dtype = architecture, torch.float16 if device.type == "cuda" else torch.float32
+
+    def load(self, name: str, device: torch.device) -> torch.nn.Module:
+        part = self.architecture.parts()[name]
+        with device:
+            module = fill(part.build(), 1)
+        return part.to_precision(module, self.dtype)
+
+
+def shell(count: int, side: int) -> torch.Tensor:
+    """int32 (count, 4): the voxels nearest to an ellipsoid's surface."""
+    axis = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+    x, y, z = torch.meshgrid(axis / (0.45 * side), axis / (0.39 * side), axis / (0.42 * side), indexing="ij")
+    chosen = ((x * x + y * y + z * z).sqrt() - 1).abs().flatten().topk(count, largest=False).indices.sort().values
+    return torch.stack([torch.zeros_like(chosen), chosen // side**2, chosen // side % side, chosen % side], dim=1).int()
+
+
+def request(objects: int, side: int, **options: object) -> ReconstructRequest:
+    """A picture of noise with `objects` masks, and a plane as its point map."""
+    image = np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)
+    masks = np.zeros((objects, side, side), bool)
+    for i in range(objects):
+        low = side // 8 + i * side // 32
+        masks[i, low : low + side // 3, low : low + side // 3] = True
+    v, u = np.mgrid[:side, :side] / side - 0.5
+    points = np.stack([2 * u, 2 * v, np.full((side, side), 2.0)], axis=-1).astype(np.float32)
+    own = options.pop("sam3d", {})
+    return ReconstructRequest(
+        image=image, masks=masks, engine="sam3d", outputs=("glb", "ply"), sam3d=Sam3dOptions(pointmap=points, **own), **options
+    )
+
+
+class Bench:
+    def __init__(self, architecture: Architecture, voxels: int, device: torch.device) -> None:
+        self.device = device
+        self.engine = Engine(RandomStore(architecture, device), Cache(Path(tempfile.gettempdir()), limit=0), device)
+        coords = shell(voxels, architecture.grid)
+        sampled = self.engine.pipeline.structures
+
+        def fixed(*args: object, **named: object) -> list:
+            return [type(item)(coords, item.original, item.downsample, item.pose) for item in sampled(*args, **named)]
+
+        self.engine.pipeline.structures = fixed
+
+    def once(self, wanted: ReconstructRequest) -> tuple[dict[str, float], Scene]:
+        """Seconds of each stage, of the files, and of all; memory at the most."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        scene = self.engine.run(wanted, QuietJob())
+        made = time.perf_counter()
+        encode(scene, wanted.outputs, wanted.export)
+        end = time.perf_counter()
+        spent = {**scene.timings, "files": end - made, "all": end - start}
+        if self.device.type == "cuda":
+            spent["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
+        return spent, scene
+
+    def warm(self, wanted: ReconstructRequest) -> dict[str, float]:
+        """The better of two after a first one; on a CPU, where nothing is measured, the first."""
+        runs = [self.once(wanted)[0] for _ in range(3 if self.device.type == "cuda" else 1)]
+        return min(runs[1:] or runs, key=lambda spent: spent["all"])
+
+
+def rows_of(title: str, spent: dict[str, float], limit: str = "") -> list[tuple[str, str, str]]:
+    shown = [(f"{title}: {name}", f"{value:.2f}", ORIGINAL.get(name, "")) for name, value in spent.items() if name not in ("all",)]
+    return [*shown, (f"{title}: all", f"{spent['all']:.2f}", limit)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--voxels", type=int, default=20000)
+    parser.add_argument("--objects", type=int, default=8)
+    parser.add_argument("--tiny", action="store_true", help="a tiny architecture on the CPU: tries the script, measures nothing")
+    parser.add_argument("--skip-plans", action="store_true", help="leave the capped memory plans out")
+    options = parser.parse_args()
+    if not options.tiny and not torch.cuda.is_available():
+        sys.exit("gpu_engine.py needs a CUDA device (--tiny tries the script on the CPU).")
+    device = torch.device("cpu" if options.tiny else "cuda")
+    architecture, side = (TINY, 64) if options.tiny else (Architecture(), 1024)
+    bench = Bench(architecture, 60 if options.tiny else options.voxels, device)
+    small: dict[str, object] = {"face_budget": 1000, "texture_size": 256} if options.tiny else {}
+    rows: list[tuple[str, str, str]] = []
+    first, _ = bench.once(request(1, side, quality="standard", **small))
+    rows.append(("first run, compiling included: all", f"{first['all']:.2f} s", ""))
+    rows += rows_of("standard", one := bench.warm(request(1, side, quality="standard", **small)), "4.5 s")
+    rows += rows_of("fast", bench.warm(request(1, side, quality="fast", **small)), "2 s")
+    rows += rows_of("networks alone", bench.warm(request(1, side, sam3d={"mesh": "raw", "texture": "colors"}, **small)), "1.9 s")
+    many = bench.warm(request(options.objects, side, quality="standard", **small))
+    rows += rows_of(f"{options.objects} objects", many, f"6 x one, here {many['all'] / one['all']:.1f} x")
+    if device.type == "cuda" and not options.skip_plans:
+        rows += plans(bench, request(1, side, quality="standard"), request)
+    table(rows, f"The engine, full size, random weights, {options.voxels} voxels (seconds; last column: limit, or the original's figure)")
+
+
+def plans(bench: Bench, wanted: ReconstructRequest, make: Callable[..., ReconstructRequest]) -> list[tuple[str, str, str]]:
+    """Each plan under a cap of the allocator."""
+    total, rows = torch.cuda.get_device_properties(0).total_memory, []
+    for plan, cap in (("resident", 12e9), ("swapped", 8e9), ("staged", 7e9), ("staged", 5.5e9)):
+        bench.engine.networks.release()
+        torch.cuda.set_per_process_memory_fraction(cap / total)
+        try:
+            spent = bench.warm(make(1, 1024, quality="standard", sam3d={"memory": plan}))
+            rows.append((f"{plan} in {cap / 1e9:.1f} GB", f"{spent['all']:.2f} s, peak {spent['peak GB']:.2f} GB", ""))
+        except Exception as problem:
+            rows.append((f"{plan} in {cap / 1e9:.1f} GB", f"failed: {type(problem).__name__}", ""))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
