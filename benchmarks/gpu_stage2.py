@@ -25,15 +25,16 @@ from comfyui_sam3d.worker.ops.backends import available, force  # noqa: E402
 from comfyui_sam3d.worker.ops.packed_attention import Lengths, packed_attention  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import subdivided_conv3, submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import grouped_attention  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import Architecture, mix_precision  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flexicubes import CORNERS, SDF, Surface, extract_surface  # noqa: E402
 from comfyui_sam3d.worker.sam3d.gaussians import Gaussians  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Grid  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latents import RELEASED, Step, sample_latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels  # noqa: E402
-from comfyui_sam3d.worker.sam3d.stage2 import PARTS, mix_precision  # noqa: E402
 
 from gpu_stage1 import randomise, timed  # noqa: E402
 
+PARTS = Architecture().parts()
 TOKENS, WIDTH, SIDE = 5496, 1024, 64
 LIMITS = {"flow": "900 ms", "splats": "25 ms", "mesh": "55 ms", "cubes": "12 ms"}  # at 20,000 voxels
 
@@ -60,6 +61,8 @@ def measured(call: Callable[[], object], repeat: int = 3) -> str:
 
 @torch.inference_mode()
 def main() -> None:
+    if not torch.cuda.is_available():
+        sys.exit("This benchmark needs a CUDA device; this machine has none that torch can use.")
     rows: list[tuple[str, str, str]] = []
     for count in (8000, 20000):
         coords, latents = shell(count), torch.randn(count, 8, device="cuda")
@@ -78,7 +81,7 @@ def build(name: str) -> torch.nn.Module:
 def flow(voxels: Voxels, noise: torch.Tensor) -> list[tuple[str, str, str]]:
     context = torch.randn(1, TOKENS, WIDTH, device="cuda", dtype=torch.float16)
     with torch.device("cuda"):
-        network = randomise(PARTS["flow"].build(), 0)
+        network = randomise(PARTS["latent_flow"].build(), 0)
     wanted = sample_latents(network, context, noise, voxels, RELEASED, plain=True)
     rows = [("neighbour table", measured(lambda: Voxels(voxels.coords).neighbours), "")]
     mix_precision(network)

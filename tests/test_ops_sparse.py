@@ -20,10 +20,10 @@ from comfyui_sam3d.worker.ops.group_norm import group_norm  # noqa: E402
 from comfyui_sam3d.worker.ops.neighbours import child_table, neighbour_table  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import _chunks, folded_kernel, subdivided_conv3, submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import group_rows, grouped_attention, window_ids  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import mix_precision  # noqa: E402
 from comfyui_sam3d.worker.sam3d.mesh_decoder import MeshDecoder, SubdivideBlock  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels, subdivide  # noqa: E402
 from comfyui_sam3d.worker.sam3d.splat_decoder import SplatDecoder  # noqa: E402
-from comfyui_sam3d.worker.sam3d.stage2 import mix_precision  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

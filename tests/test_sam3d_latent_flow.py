@@ -10,12 +10,12 @@ from comfyui_sam3d.worker.ops import backends  # noqa: E402
 from comfyui_sam3d.worker.ops.packed_attention import Lengths, packed_attention  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_fused import gather_sum, norm_silu  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import mix_precision  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Fold, Grid  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latents import sample_latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels, pool, unpool  # noqa: E402
-from comfyui_sam3d.worker.sam3d.stage2 import mix_precision  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = SamplerOptions(4, 1.0, 1.0)  # guided at t = 0, 250 and 500

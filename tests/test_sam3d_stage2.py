@@ -19,7 +19,8 @@ from comfyui_sam3d.worker.geometry.frames import CANONICAL_TO_OBJECT, move_mesh,
 from comfyui_sam3d.worker.ops.neighbours import child_table, neighbour_table  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import group_rows, grouped_attention, window_ids  # noqa: E402
-from comfyui_sam3d.worker.sam3d import decoded, latents, stage2  # noqa: E402
+from comfyui_sam3d.worker.sam3d import checkpoint, decoded, latents  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import Architecture, Part, mix_precision  # noqa: E402
 from comfyui_sam3d.worker.sam3d.gaussians import COLUMNS, KERNEL, Gaussians, from_records  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.mesh_decoder import MeshDecoder  # noqa: E402
@@ -79,39 +80,43 @@ def official() -> dict[str, dict[str, tuple[list[int], str]]]:
     return json.loads(lists[0].read_text())
 
 
-@pytest.mark.parametrize("name", stage2.PARTS)
+PARTS = {name: part for name, part in Architecture().parts().items() if part.stem.startswith("slat_")}
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_full_size_keys_shapes_and_precision(name: str) -> None:
-    part = stage2.PARTS[name]
-    listed = {"flow": "slat_generator.flow", "embedder": "slat_generator.condition_embedder"}.get(name, part.stem)
+    part = PARTS[name]
+    listed = {"latent_flow": "slat_generator.flow", "latent_embedder": "slat_generator.condition_embedder"}.get(name, part.stem)
     [wanted] = [keys for title, keys in official().items() if title.split(" ")[0] == listed]
     with torch.device("meta"):
-        state = stage2.mix_precision(part.build()).state_dict()
+        module = part.build()
+        state = (part.to_precision(module, torch.float16) if part.mixed else module).state_dict()
     have = {key: [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for key, tensor in state.items()}
     assert {key: entry for key, entry in have.items() if not key.startswith("module_list.")} == wanted
 
 
 def test_the_generator_file_holds_exactly_these_numbers() -> None:
     with torch.device("meta"):
-        states = [stage2.PARTS[name].build().state_dict() for name in ("flow", "embedder")]
+        states = [part.build().state_dict() for part in PARTS.values() if part.stem == "slat_generator"]
     assert sum(len(state) for state in states) == 1225
     assert sum(tensor.numel() for state in states for tensor in state.values()) == 1_226_486_664
 
 
 @pytest.mark.parametrize("build", [small_flow, small_splats, small_mesh])
-def test_a_mixed_file_stays_mixed_and_a_wrong_one_is_refused(tmp_path, monkeypatch, build) -> None:
-    monkeypatch.setitem(stage2.PARTS, "part", stage2.Part("file", "a.b.", build))
-    state = {f"a.b.{key}": value.contiguous() for key, value in stage2.mix_precision(randomised(build())).state_dict().items()}
+def test_a_mixed_file_stays_mixed_and_a_wrong_one_is_refused(tmp_path, build) -> None:
+    part = Part("file", "a.b.", build, mixed=True)
+    load = lambda: checkpoint.load(part.build, checkpoint.find(tmp_path, part.stem), part.prefix)  # noqa: E731
+    state = {f"a.b.{key}": value.contiguous() for key, value in mix_precision(randomised(build())).state_dict().items()}
     assert {value.dtype for value in state.values()} == {torch.float16, torch.float32}
     save_file(state | {"other": torch.zeros(1)}, tmp_path / "file.safetensors")
-    loaded = stage2.load_part(tmp_path, "part").state_dict()
+    loaded = load().state_dict()
     assert all(loaded[key.removeprefix("a.b.")].dtype == value.dtype for key, value in state.items())
     assert all(torch.equal(loaded[key.removeprefix("a.b.")], value) for key, value in state.items())
-    wide = stage2.load_part(tmp_path, "part", torso=torch.float32)
-    assert {value.dtype for value in wide.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in part.to_precision(load(), torch.float32).state_dict().values()} == {torch.float32}
     del state["a.b.input_layer.bias"]
     save_file(state, tmp_path / "file.safetensors")
     with pytest.raises(SetupError, match=r"input_layer\.bias"):
-        stage2.load_part(tmp_path, "part")
+        load()
 
 
 def test_mixed_networks_run_in_half_and_answer_in_float32() -> None:
@@ -123,7 +128,7 @@ def test_mixed_networks_run_in_half_and_answer_in_float32() -> None:
         (small_mesh, lambda m: m.features(x, voxels)),
     ):
         model = randomised(build())
-        exact, half = call(model), call(stage2.mix_precision(model))
+        exact, half = call(model), call(mix_precision(model))
         assert half.dtype == torch.float32 and not torch.equal(half, exact)
         assert (half - exact).abs().max() < 0.02 * exact.abs().max()
 
@@ -133,7 +138,7 @@ def test_the_released_settings() -> None:
     released = latents.RELEASED
     assert (released.steps, released.rescale, released.guidance, released.interval) == (25, 1.0, 1.0, (0.0, 500.0))
     with torch.device("meta"):
-        fuser = latents.stage2_fuser()
+        fuser = PARTS["latent_embedder"].build()
     assert [encoder.prenorm for encoder in fuser.module_list] == [True, True] and fuser.width == 1024
     assert fuser.routes == [("image", 0, 0), ("rgb_image", 0, 1), ("mask", 1, 0), ("rgb_image_mask", 1, 1)]
 

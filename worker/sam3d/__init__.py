@@ -22,7 +22,12 @@ Stage 2, on the voxels that stage 1 found:
     splat_decoder    latents -> splats; gaussians: their raw and activated values, a PLY's columns; scene_merge: several objects' in one scene
     mesh_decoder     latents -> cube features; flexicubes: those -> a triangle mesh; flexicubes_tables: its cases, from the rule
     decoded          what the decoders make, as the contract has it
-    stage2        where these parts stand in the official files, and which of their weights are half precision
+
+Both:
+
+    architecture  where these parts stand in the official files, and which of their weights are half precision
+    networks      where they are between their uses: on the device, in main memory, in their files
+    pipeline      the stages in a row
 
 Knows nothing of jobs, files of results or HTTP.
 """

@@ -19,11 +19,21 @@ from .latent_flow import LatentFlow
 from .mesh_decoder import MeshDecoder
 from .occupancy import OccupancyDecoder
 from .point_patch import PointPatchEmbed
+from .sparse import Kernel
 from .splat_decoder import SplatDecoder
-from .stage2 import mix_precision
 
 BACKBONE, EMBEDDER = "_base_models.generator.reverse_fn.backbone.", "_base_models.condition_embedder."
+TORSO = ("input_blocks", "blocks", "out_blocks", "upsample")  # what of stage 2 runs in half precision; both ends stay float32
 Options = Mapping[str, Any]
+
+
+def mix_precision(module: nn.Module, dtype: torch.dtype = torch.float16) -> nn.Module:
+    """In place: `dtype` for the matrices, kernels and their biases inside TORSO; norms, gammas and both ends stay as they are."""
+    for name in TORSO:
+        for layer in getattr(module, name, nn.Module()).modules():
+            if isinstance(layer, (nn.Linear, Kernel)):
+                layer.to(dtype)
+    return module
 
 
 @dataclass(frozen=True)

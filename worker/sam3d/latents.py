@@ -1,4 +1,4 @@
-"""Voxels and conditions -> structured latents: what the tokens are made of, how stage 2 samples, and the latents' scale (spec: stage2.md 1.3, 5, 6)."""
+"""Voxels and conditions -> structured latents: how stage 2 samples, and the latents' scale (spec: stage2.md 1.3, 6)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from contextlib import nullcontext, suppress
 import torch
 from torch import Tensor
 
-from .dino import Dino
-from .fuser import IMAGE_INPUTS, MASK_INPUTS, EmbedderFuser
 from .latent_flow import LatentFlow
 from .latent_flow_cached import CachedLatentFlow, Grid
 from .sampler import Latents, SamplerOptions, sample
@@ -22,11 +20,6 @@ RELEASED = SamplerOptions(steps=25, rescale=1.0, guidance=1.0, interval=(0.0, 50
 
 OnStep = Callable[[int, int, Tensor], None]
 _NAME = "latent"  # of the only latent, for the sampler
-
-
-def stage2_fuser(size: int = 518) -> EmbedderFuser:
-    """The released stage-2 embedder: pictures and masks, four times 1374 tokens of width 1024, from before the ViTs' last norm."""
-    return EmbedderFuser([(Dino(size, prenorm=True), IMAGE_INPUTS), (Dino(size, prenorm=True), MASK_INPUTS)])
 
 
 @torch.inference_mode()
