@@ -113,6 +113,16 @@ def test_the_error_has_two_sides() -> None:
 # visibility
 
 
+def test_pictures_fit_the_faces() -> None:
+    sizes = []
+    for rings in (40, 80, 160):
+        ball = sphere(rings, 0.5)
+        sizes.append(visibility.fitting_size(ball.vertices, ball.faces))
+        covered = np.pi * 0.5**2 * (sizes[-1] * 0.687) ** 2 * 2  # pixels, front and back
+        assert sizes[-1] == 256 or 0.9 < covered / len(ball.faces) < 1.4
+    assert sizes == sorted(sizes) and sizes[-1] > 300 and sizes[0] == 256
+
+
 def test_what_lies_inside_is_never_seen() -> None:
     nest = joined(sphere(16, 0.4), sphere(8, 0.3))
     nest.vertices.setflags(write=False)  # as the contract's arrays are
@@ -208,6 +218,17 @@ def test_parallel_collapses_are_as_good_as_the_library(budget: int) -> None:
         error.surface_error(made, (raw.vertices, raw.faces), 2000) for made in ((vertices, faces), (plain.vertices, plain.faces))
     )
     assert ours.rms < 1.2 * theirs.rms and ours.max < 2 * theirs.max and ours.turned < 0.01
+
+
+def test_a_collapse_that_turns_a_face_over_is_left_out() -> None:
+    x, y = np.meshgrid(np.arange(5.0), np.arange(5.0), indexing="ij")
+    points = torch.tensor(np.stack([x, y, 0 * x], axis=-1).reshape(-1, 3))
+    corner = (5 * np.arange(4)[:, None] + np.arange(4)).ravel()
+    faces = np.concatenate([np.stack([corner, corner + 5, corner + 6], 1), np.stack([corner, corner + 6, corner + 1], 1)])
+    mesh = collapse._Mesh.of(points, torch.tensor(faces))
+    edge = torch.tensor([[12, 17]])  # (2, 2) and (3, 2), in the middle
+    for place, sound in (((2.5, 2, 0), True), ((2.5, 2, 0.3), True), ((4.5, 2, 0), False), ((2.5, -1, 0), False)):
+        assert mesh._unturned(edge, torch.tensor([place], dtype=torch.float64)).tolist() == [sound], place
 
 
 def test_parallel_collapses_stop_where_none_is_sound() -> None:

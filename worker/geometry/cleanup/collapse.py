@@ -2,7 +2,7 @@
 Quadric Error Metrics", 1997).
 
 Each round collapses many edges at once: those that are the cheapest of all edges around them, so that no face feels two collapses. The link
-condition keeps the surface a manifold, and a collapse that would turn a neighbouring face or flatten it is left out. `decimate` (one
+condition keeps the surface a manifold, and a collapse that would turn a neighbouring face over is left out. `decimate` (one
 thread, on the CPU) is the plain way to the same end.
 """
 
@@ -19,10 +19,7 @@ from .topology import Array
 SHARE = 0.5  # of all edges, the cheapest, that may collapse in a round
 STIFF = 1e-3  # pull of a new vertex towards the middle of its edge, against the quadric's own stiffness
 LENGTH = 1e-4  # what an edge's squared length costs: flat regions thin out evenly
-LEAST_TURN, LEAST_SHAPE = (
-    0.3,
-    0.03,
-)  # cosine between a face's old and new normal; its area over that of the regular triangle with the same sides
+LEAST_TURN = -0.2  # cosine between a face's old and new normal; stricter rules leave slivers that nothing can remove
 ROUNDS = 200
 NONE = torch.iinfo(torch.int64).max
 
@@ -134,16 +131,14 @@ class _Mesh:
         return common == 2
 
     def _unturned(self, edge: Tensor, place: Tensor) -> Tensor:
-        """bool: edges whose collapse turns no face around them far, and flattens none."""
+        """bool: edges whose collapse turns no face around them over."""
         owner = torch.full((len(self.points),), -1, device=edge.device)
         owner[edge] = torch.arange(len(edge), device=edge.device)[:, None]
         whose = owner[self.faces]
         rows = ((whose >= 0).sum(1) == 1).nonzero()[:, 0]  # those with both ends vanish
         old, whose = self.points[self.faces[rows]], whose[rows]
         new = torch.where((whose >= 0)[..., None], place[whose.clamp(min=0)], old)
-        (before, _), (after, area) = _normals(old), _normals(new)
-        sides = ((new - new.roll(1, 1)) ** 2).sum((1, 2))
-        bad = ((before * after).sum(1) < LEAST_TURN) | (area * 6.928 < LEAST_SHAPE * sides)
+        bad = (_normals(old)[0] * _normals(new)[0]).sum(1) < LEAST_TURN
         good = torch.ones(len(edge), dtype=torch.bool, device=edge.device)
         good[whose.amax(1)[bad]] = False
         return good

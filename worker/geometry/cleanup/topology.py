@@ -33,6 +33,7 @@ class Edges:
 
 def edges(faces: Array) -> Edges:
     """Every edge of the faces int64 (F, 3)."""
+    faces = faces.astype(np.int64, copy=False)  # products of vertex numbers need them
     start, end = faces.ravel(), faces[:, [1, 2, 0]].ravel()
     low, high = np.minimum(start, end), np.maximum(start, end)
     key = low * (int(faces.max(initial=0)) + 1) + high
@@ -70,7 +71,7 @@ def compact(vertices: Array, faces: Array) -> tuple[Array, Array, Array]:
     used = np.zeros(len(vertices), bool)
     used[faces.ravel()] = True
     kept = np.flatnonzero(used)
-    renumber = np.cumsum(used) - 1
+    renumber = np.cumsum(used, dtype=np.int64) - 1
     return vertices[kept], renumber[faces].reshape(-1, 3), kept
 
 
@@ -143,7 +144,7 @@ def weld(vertices: Array) -> tuple[Array, Array]:
     plain = np.ascontiguousarray(vertices, np.float32) + np.float32(0)  # no minus zero
     x, y, z = plain.view(np.uint32).astype(np.uint64).T
     if not _twice(_hash(x << np.uint64(32) | y) + _hash(~z)):
-        return np.arange(len(vertices)), np.arange(len(vertices))
+        return np.arange(len(vertices), dtype=np.int64), np.arange(len(vertices), dtype=np.int64)
     order = np.lexsort(plain.T)
     new = np.ones(len(order), bool)
     new[1:] = (plain[order[1:]] != plain[order[:-1]]).any(axis=1)
