@@ -12,31 +12,31 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 
 from comfyui_sam3d.contract.errors import SetupError  # noqa: E402
 from comfyui_sam3d.worker.sam3d import checkpoint  # noqa: E402
+from comfyui_sam3d.worker.sam3d.architecture import BACKBONE, Architecture  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flow import SparseStructureFlow  # noqa: E402
-from comfyui_sam3d.worker.sam3d.fuser import stage1_fuser  # noqa: E402
-from comfyui_sam3d.worker.sam3d.occupancy import OccupancyDecoder  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from golden import replay  # noqa: E402
 
-BUILD = {"flow": SparseStructureFlow, "embedder": stage1_fuser, "decoder": OccupancyDecoder}
+
+def official_shapes(stem: str) -> dict[str, tuple[int, ...]]:
+    """Every key of one of our files at full size."""
+    with torch.device("meta"):
+        parts = [(part.prefix, part.build().state_dict()) for part in Architecture().parts().values() if part.stem == stem]
+    return {prefix + name: tuple(tensor.shape) for prefix, state in parts for name, tensor in state.items()}
 
 
 def small_flow():
     return SparseStructureFlow(width=24, context=16, blocks=1, heads=2, resolution=2)
 
 
-@pytest.mark.parametrize("stem", checkpoint.STAGE1)
+@pytest.mark.parametrize("stem", ["ss_generator", "ss_decoder"])
 def test_full_size_keys_and_shapes(stem: str) -> None:
     lists = [path for path in replay.files(".json") if path.name == f"official_keys_{stem}.json"]
     if not lists:
         pytest.skip("no golden vectors on this machine")
     wanted = {name: tuple(shape) for name, shape in json.loads(lists[0].read_text())["tensors"].items()}
-    have = {}
-    with torch.device("meta"):
-        for part, prefix in checkpoint.STAGE1[stem].items():
-            have.update({prefix + name: tuple(tensor.shape) for name, tensor in BUILD[part]().state_dict().items()})
-    assert have == wanted
+    assert official_shapes(stem) == wanted
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt"])
@@ -121,10 +121,8 @@ def test_files_with_code_or_damage_are_refused(tmp_path, capsys) -> None:
 @pytest.mark.full
 def test_full_size_float16_file_loads_without_a_second_copy(tmp_path) -> None:
     """Random full-size weights in the official key layout, saved by us, come back mapped: anonymous memory stays small."""
-    path, prefixes = tmp_path / "ss_generator.safetensors", checkpoint.STAGE1["ss_generator"]
-    with torch.device("meta"):
-        shapes = {prefixes[part] + n: t.shape for part in ("flow", "embedder") for n, t in BUILD[part]().state_dict().items()}
-    save_file({name: torch.empty(shape, dtype=torch.float16).normal_(0, 0.02) for name, shape in shapes.items()}, path)
+    path = tmp_path / "ss_generator.safetensors"
+    save_file({name: torch.empty(shape, dtype=torch.float16).normal_(0, 0.02) for name, shape in official_shapes(path.stem).items()}, path)
     code = """
 import sys, torch
 from comfyui_sam3d.worker.sam3d import checkpoint
@@ -133,9 +131,9 @@ def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
 before = anonymous()
 weights = checkpoint.Weights(sys.argv[1])
-model = checkpoint.load(SparseStructureFlow, weights, checkpoint.STAGE1["ss_generator"]["flow"], dtype=torch.float16)
+model = checkpoint.load(SparseStructureFlow, weights, sys.argv[2], dtype=torch.float16)
 total = sum(p.float().abs().sum().item() for p in model.parameters())
 print(anonymous() - before, total > 0, next(model.parameters()).dtype)
 """
-    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True).stdout.split()
+    out = subprocess.run([sys.executable, "-c", code, str(path), BACKBONE], capture_output=True, text=True, check=True).stdout.split()
     assert float(out[0]) < 400 and out[1:] == ["True", "torch.float16"]  # MB; the network itself is 1,840

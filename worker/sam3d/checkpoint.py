@@ -18,12 +18,6 @@ from ...contract.errors import SetupError
 
 M = TypeVar("M", bound=nn.Module)
 
-# Where stage 1's parts stand in the official files: file stem -> part -> prefix
-STAGE1 = {
-    "ss_generator": {"flow": "_base_models.generator.reverse_fn.backbone.", "embedder": "_base_models.condition_embedder."},
-    "ss_decoder": {"decoder": ""},
-}
-
 
 class Weights(Mapping[str, Tensor]):
     """A file's tensors by name, mapped into memory: reading one reads its pages and no more.

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dino import Dino
 from .layers import LayerNorm32
-from .point_patch import PointPatchEmbed
 
 # (input, group) by embedder; a group is a learned offset that tells crop from whole picture
 IMAGE_INPUTS = (("image", "cropped"), ("rgb_image", "full"))
@@ -67,8 +65,3 @@ class EmbedderFuser(nn.Module):
     def project(self, index: int, group: int, tokens: Tensor) -> Tensor:
         """Tokens (B, T, its width) -> (B, T, width) with the group's offset, in the weights' dtype."""
         return self.projection_nets[index](tokens.to(self.idx_emb.dtype)) + self.idx_emb[group]
-
-
-def stage1_fuser(size: int = 518) -> EmbedderFuser:
-    """The released stage-1 embedder: pictures, masks and point maps, 7528 tokens of width 1024."""
-    return EmbedderFuser([(Dino(size), IMAGE_INPUTS), (Dino(size), MASK_INPUTS), (PointPatchEmbed(), POINT_INPUTS)])
