@@ -21,6 +21,7 @@ NEIGHBOURS = 24
 SAMPLE = 1024  # points that decide how far neighbours may lie
 SHARE = 0.9  # of the points have all their neighbours within that distance
 HOLLOW = 0.05  # opacity along the normal below which the nearest Gaussians are asked instead
+LAYER = 0.25  # of the way to the farthest neighbour: standard deviation of the depth that still counts as the surface
 CHUNK = 1 << 17  # points at once
 LOW_PASS = 0.3  # square texels: the variance that is added to each Gaussian's, as splat renderers add it in square pixels
 
@@ -96,7 +97,13 @@ def blend(
     passing = torch.cumprod(1 - alpha, dim=1)
     weight = alpha * torch.cat([torch.ones_like(passing[:, :1]), passing[:, :-1]], dim=1)
     opacity = weight.sum(1)
-    return (weight[..., None] * gaussians.colors[who]).sum(1) / opacity.clamp_min(1e-12)[:, None], opacity
+    # Through a gap between the Gaussians of the surface, a speck of what lies below shines. It counts the less, the deeper it lies below what is
+    # mostly seen; measured from there, and not from the mesh, which the splats may stand off by millimetres.
+    height = height.gather(1, order)
+    seen = (weight * height).sum(1) / opacity.clamp_min(1e-12)
+    spread = LAYER * torch.where(there, offset.square().sum(2), 0.0).amax(1).sqrt().clamp_min(1e-12)
+    weight = weight * torch.exp(-0.5 * ((height - seen[:, None]).clamp_max(0) / spread[:, None]).square())
+    return (weight[..., None] * gaussians.colors[who]).sum(1) / weight.sum(1, keepdim=True).clamp_min(1e-12), opacity
 
 
 def mean_by_distance(points: torch.Tensor, who: torch.Tensor, gaussians: Gaussians) -> torch.Tensor:
