@@ -83,6 +83,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="without the float32 twin and the eight objects")
     quick = parser.parse_args().quick
+    if not torch.cuda.is_available():
+        sys.exit("gpu_stage1.py needs a CUDA device; this machine has none that torch can use.")
     rows: list[tuple[str, str, str]] = []
 
     for objects in (1, 8):
