@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import trimesh
 
-pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import InputError, JobCancelled, OptionError
-from comfyui_sam3d.contract.scene import Mesh
-from comfyui_sam3d.worker.geometry.cleanup import Cleaned, CleanOptions, RawMesh, clean
-from comfyui_sam3d.worker.job import QuietJob
+from comfyui_sam3d.contract.errors import InputError, JobCancelled, OptionError  # noqa: E402
+from comfyui_sam3d.contract.scene import Mesh  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup import Cleaned, CleanOptions, RawMesh, clean  # noqa: E402
+from comfyui_sam3d.worker.job import QuietJob  # noqa: E402
 
-from cleanup_shapes import Raw, ball, bumpy, halves, inside_out, joined, octahedron, raw_mesh, sphere, torus, union, without
+from cleanup_shapes import Raw, ball, bumpy, halves, inside_out, joined, octahedron, raw_mesh, sphere, torus, union, without  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -273,8 +273,10 @@ def test_a_job_hears_of_every_step_and_can_stop_it() -> None:
         and patient.heard[-1][1] == patient.heard[-1][2]
         and len({stage for stage, _, _ in patient.heard}) == 1
     )
+    torch.set_num_threads(2)
     with pytest.raises(JobCancelled):
         clean(mesh, FEW, Listener(4))
+    assert torch.get_num_threads() == 2
 
 
 def test_a_body_of_eight_faces_is_not_dust() -> None:

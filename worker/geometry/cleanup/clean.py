@@ -30,6 +30,7 @@ from .visibility import fitting_size, visibility
 STAGE = "clean-up"
 STEPS = ("weld", "bodies", "smooth", "thin", "visibility", "cut", "holes", "decimate", "colors", "error", "lods")
 MOST_SHOWN = 0.5  # a cut that takes more than this of all that is seen has gone wrong
+FEW_THREADS = 4
 DETAIL = (40_000, 120_000)  # faces between which the mesh is looked at from all sides
 
 
@@ -135,7 +136,23 @@ def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | 
     budget_reached, error (see SurfaceError; None where not measured), hull, lods, seconds (by step), notes (what isn't as asked for, in
     words).
     """
-    options, run = options or CleanOptions(), _Run(job or QuietJob())
+    with _few_threads():
+        return _cleaned(mesh, options or CleanOptions(), _Run(job or QuietJob()), device)
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """One torch thread where there are few: the tensors are small, and two threads that wait for a busy core take ten times as long."""
+    usual = torch.get_num_threads()
+    if usual <= FEW_THREADS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
+
+
+def _cleaned(mesh: RawMesh | Mesh, options: CleanOptions, run: _Run, device: torch.device | str) -> Cleaned:
     raw, colors = _entered(mesh)
     run.report["faces_before"] = len(raw[1])
     with run.step("weld"):
