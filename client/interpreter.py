@@ -19,6 +19,7 @@ PACK = Path(__file__).resolve().parent.parent
 READY = ".sam3d_ready.json"  # the installer's journal, written last
 # -I: neither the current folder nor a host's PYTHON* variables may put other modules before ours.
 WORKER = ("-I", "-X", "utf8", "-m", "comfyui_sam3d.worker")
+TOOLS = ("weights", "doctor")  # programs beside it (tools.py)
 
 # What a host's Python may have set for itself must not reach another interpreter.
 _NOT_INHERITED = ("PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONEXECUTABLE", "VIRTUAL_ENV", "CONDA_PREFIX", "__PYVENV_LAUNCHER__")
@@ -50,6 +51,18 @@ def worker_command() -> list[str]:
         state = "isn't finished" if env.exists() else "isn't there"
         raise SetupError(f"The worker's environment {env} {state}.", f"Run: python install.py   (in {PACK})")
     return [str(interpreter), *WORKER]
+
+
+def tool_command(name: str) -> list[str]:
+    """The argument list of a program of TOOLS in the worker's own interpreter. Raises SetupError where a whole command line starts the worker:
+    such a worker may live in another machine or container, and so do its weights."""
+    if os.environ.get("SAM3D_WORKER_COMMAND", "").strip():
+        raise SetupError(
+            "SAM3D_WORKER_COMMAND is set: the worker, and its weights, are where that command leads.",
+            f"Run `sam3d {name}` there, or unset the variable.",
+        )
+    assert name in TOOLS
+    return [*worker_command()[: -len(WORKER)], *WORKER[:-1], f"{WORKER[-1]}.{name}"]
 
 
 def _split(line: str, *, windows: bool) -> list[str]:

@@ -17,9 +17,9 @@ NOT_READY = 3  # exit code: the environment isn't ready
 def main(root: str, argv: list[str]) -> int:
     """Run the command line `argv` (without the program's name) of the pack at `root`."""
     testing = argv[:1] == ["test"]
-    layers = journal.LAYERS if testing else ("base",)
+    layers = _layers(argv)
     named = os.environ.get("SAM3D_WORKER_PYTHON")
-    python = _named_python(named, testing) if named else _env_python(root, layers)
+    python = _named_python(named, layers) if named else _env_python(root, layers)
     if python is None:
         return NOT_READY
     if testing:
@@ -29,6 +29,17 @@ def main(root: str, argv: list[str]) -> int:
         # -I, as client/ starts the worker: neither the current folder nor a host's PYTHON* variables may put other modules before ours
         command = ["-I", "-X", "utf8", "-m", "comfyui_sam3d.factory.cli", *argv]
     return _become([python, *command])
+
+
+def _layers(argv: list[str]) -> tuple[str, ...]:
+    """What a command needs: the tests everything, the learned engine and its weights the layer `model`, all else `base`."""
+    if argv[:1] == ["test"]:
+        return journal.LAYERS
+    if {"-h", "--help"} & set(argv):
+        return ("base",)
+    words = " ".join(argv).replace("=", " ").split()
+    learned = any(pair == ("engine", "sam3d") for pair in zip((word.lstrip("-") for word in words), words[1:]))
+    return ("base", "model") if learned or argv[:1] == ["weights"] else ("base",)
 
 
 def say(line: str) -> None:
@@ -51,13 +62,16 @@ def _env_python(root: str, layers: tuple[str, ...]) -> str | None:
     return journal.env_python(journal.env_dir(root))
 
 
-def _named_python(python: str, testing: bool) -> str | None:
+def _named_python(python: str, layers: tuple[str, ...]) -> str | None:
     """SAM3D_WORKER_PYTHON, when it has what the command imports; else None, and it has been said what to type."""
     import shutil
     import subprocess
 
     named, python = python, shutil.which(python) or python
-    needed = ["comfyui_sam3d", *(["pytest", "pytest_cov"] if testing else [])]
+    modules = {"base": ["comfyui_sam3d"], "dev": ["pytest", "pytest_cov"]}
+    if "dev" not in layers:  # tests of networks skip themselves where there are none
+        modules["model"] = ["torch", "safetensors", "yaml"]
+    needed = [name for layer in layers for name in modules.get(layer, ())]
     code = "import sys, importlib.util as u; print('lacks:', *[n for n in sys.argv[1:] if u.find_spec(n) is None])"
     try:
         done = subprocess.run([python, "-I", "-c", code, *needed], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
@@ -72,8 +86,8 @@ def _named_python(python: str, testing: bool) -> str | None:
     if done.returncode or done.stdout.strip() != "lacks:":
         root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         say(f"ERROR SAM3D_WORKER_PYTHON is {named}, which {done.stdout.strip() or 'fails: ' + done.stderr.strip()[-200:]}")
-        layers = " ".join(f"-r {os.path.join('environment', layer + '.txt')}" for layer in (journal.LAYERS if testing else ("base",)))
-        say(f'      In {root} type: "{python}" -m pip install {layers} -e . ; or unset it to use _env.')
+        files = " ".join(f"-r {os.path.join('environment', layer + '.txt')}" for layer in layers)
+        say(f'      In {root} type: "{python}" -m pip install {files} -e . ; or unset it to use _env.')
         return None
     return python
 

@@ -32,15 +32,20 @@ WALLS: dict[str, set[str]] = {
         "worker/geometry",
         "worker/geometry/cleanup",
         "worker/geometry/texture",
+        "worker/geometry/layout",
     },
     "worker/cache": {"contract"},
-    "worker/weights": {"contract", "worker/sam3d", "worker/pointmap", "vendor/moge"},
+    "worker/tool": {"contract"},  # what the programs beside the worker have in common
+    "worker/doctor": {"contract", "worker/tool", "worker/weights", "worker/ops"},
+    "worker/weights": {"contract", "worker/tool", "worker/sam3d", "worker/pointmap", "vendor/moge"},
     "worker/draft": {"contract", "worker/job", "worker/geometry"},
     "worker/sam3d": {"contract", "worker/ops"},
-    "worker/geometry": {"contract", "worker/job", "worker/ops"},
+    "worker/geometry": {"contract", "worker/job", "worker/ops", "worker/geometry/parts"},
+    "worker/geometry/parts": {"contract", "worker/geometry", "worker/geometry/cleanup"},  # imported inside functions, when it is asked for
     # rooms of their own, because they have torch: the draft, which imports geometry, stays out
     "worker/geometry/cleanup": {"contract", "worker/job", "worker/ops", "worker/geometry"},
     "worker/geometry/texture": {"contract", "worker/job", "worker/ops", "worker/geometry"},
+    "worker/geometry/layout": {"contract", "worker/ops", "worker/geometry", "worker/geometry/cleanup"},
     "worker/ops": {"contract"},
     "worker/pointmap": {"contract", "vendor/moge"},
     "vendor/moge": {"contract"},
@@ -58,9 +63,12 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "worker/job": ({"numpy"}, set()),
     "worker/engines": ({"numpy"}, {"PIL", "scipy"}),
     "worker/cache": ({"numpy"}, set()),
+    "worker/tool": (set(), set()),
+    "worker/doctor": (set(), {"torch"}),
     "worker/pointmap": ({"numpy"}, {"PIL", "torch"}),
     "worker/draft": ({"numpy", "scipy", "PIL"}, set()),
-    "worker/geometry": ({"numpy", "scipy", "PIL"}, set()),
+    "worker/geometry": ({"numpy", "scipy", "PIL"}, {"av"}),
+    "worker/geometry/parts": ({"numpy"}, set()),
 }
 # what torch code builds on; its accelerated backends are imported inside functions
 TORCH_ROOMS = {
@@ -69,6 +77,7 @@ TORCH_ROOMS = {
     "worker/sam3d",
     "worker/geometry/cleanup",
     "worker/geometry/texture",
+    "worker/geometry/layout",
     "worker/ops",
     "vendor/moge",
 }

@@ -139,6 +139,63 @@ def doctor(out: Path, as_json: bool) -> int:
     return command.run(out, as_json=as_json)
 
 
+@app.group()
+def weights() -> None:
+    """The files of the learned engine: status, fetch, verify, convert, fake."""
+
+
+_FOLDER = click.option("--folder", type=_PATH, help="The weights' folder; where they are found or belong, if not given (docs/weights.md).")
+
+
+@weights.command()
+@_FOLDER
+@_JSON
+def status(folder: Path | None, as_json: bool) -> int:
+    """What is there, and where it was looked for. Exit code 0 where the sam3d engine can run."""
+    return _weights("status", folder, as_json)
+
+
+@weights.command()
+@_FOLDER
+@_JSON
+def fetch(folder: Path | None, as_json: bool) -> int:
+    """Get what is missing from the hub (13 GB). Goes on where it stopped."""
+    return _weights("fetch", folder, as_json)
+
+
+@weights.command()
+@_FOLDER
+@_JSON
+def verify(folder: Path | None, as_json: bool) -> int:
+    """Check every file: size, sha256, settings, the networks' keys and shapes."""
+    return _weights("verify", folder, as_json)
+
+
+@weights.command()
+@_FOLDER
+@click.option("--again", is_flag=True, help="Also what was converted before.")
+@_JSON
+def convert(folder: Path | None, again: bool, as_json: bool) -> int:
+    """Make the half-precision files that load fast, beside the official ones (7 GB)."""
+    return _weights("convert", folder, as_json, *(["--again"] if again else []))
+
+
+@weights.command()
+@click.argument("folder", type=_PATH, metavar="DIR")
+@click.option("--tiny", is_flag=True, help="Small networks (8 MB), instead of the full size (14 GB).")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
+@_JSON
+def fake(folder: Path, tiny: bool, seed: int, as_json: bool) -> int:
+    """Write random weights into DIR, for tests: results are balls of noise, and say so."""
+    return _weights("fake", folder, as_json, f"--seed={seed}", *(["--tiny"] if tiny else []))
+
+
+def _weights(verb: str, folder: Path | None, as_json: bool, *more: str) -> int:
+    from . import weights as command
+
+    return command.run(verb, [*more, *([] if folder is None else [f"--folder={folder.absolute()}"])], as_json=as_json)
+
+
 @app.command()
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def version(as_json: bool) -> int:

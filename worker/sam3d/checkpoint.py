@@ -60,13 +60,13 @@ def load(
     weights: Mapping[str, Tensor],
     prefix: str = "",
     *,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     device: torch.device | str = "cpu",
 ) -> M:
     """Build a module and fill it with the tensors of `weights` whose names start with `prefix`; other names are left alone.
 
-    dtype None keeps each tensor's own. A tensor that already has dtype and device stays mapped: no copy at all. Raises SetupError, naming
-    the keys that don't fit, of every kind of misfit (the first dozen of each).
+    dtype: one for all, or one for each name (without the prefix); None keeps each tensor's own. A tensor that already has dtype and device stays
+    mapped: no copy at all. Raises SetupError, naming the keys that don't fit, of every kind of misfit (the first dozen of each).
     """
     with torch.device("meta"):
         module = build()
@@ -94,7 +94,8 @@ def load(
             "It isn't the model that this version implements; fetch the official files again.",
         )
     for name in wanted:  # one after another, so that no second set of weights is ever held
-        state[name] = state[name].to(device=device, dtype=dtype).contiguous()
+        kind = dtype[name] if isinstance(dtype, Mapping) else dtype
+        state[name] = state[name].to(device=device, dtype=kind).contiguous()
     module.load_state_dict(state, strict=True, assign=True)
     return module.requires_grad_(False).eval()
 

@@ -7,16 +7,36 @@ Speed and memory are those of real weights; the result is a ball with noise for 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...contract.errors import OutputError
+from ...vendor.moge import checkpoint as moge_files
+from ...vendor.moge.config import OFFICIAL_V1, ViTSize
+from ...vendor.moge.model import MoGeV1
+from ..sam3d.architecture import TINY, Architecture
 from ..sam3d.flexicubes import COLOR, SDF
 from ..sam3d.flow import SHAPE, SparseStructureFlow
 from ..sam3d.mesh_decoder import MeshDecoder
 from ..sam3d.occupancy import OccupancyDecoder, Upsample3d
 from ..sam3d.splat_decoder import SplatDecoder
+from . import config, layout, tensors
+
+WARNING = "Made with random weights (sam3d weights fake): not a reconstruction of the picture."
+# MoGe at a tiny size: a name that only our own files have.
+MOGE_VITS = {"sam3d_tiny": ViTSize(width=32, depth=3, heads=2, native=56)}
+TINY_MOGE = {
+    "encoder": "sam3d_tiny", "remap_output": "exp", "intermediate_layers": 2, "dim_proj": 32, "dim_upsample": [32, 32], "num_tokens_range": [16, 64],
+    "last_conv_channels": 8,
+}  # fmt: skip
+# How the official files hold their tensors: under `state_dict` or bare, and in which precision (None: mixed, stage2.md 12.1).
+_NESTED = ("ss_generator", "slat_generator")
+_STORED: dict[str, torch.dtype | None] = {"ss_decoder": torch.float16, "slat_decoder_gs": None, "slat_decoder_gs_4": None}
 
 RADIUS = 0.38  # of the ball, in sides of the grid
 SPREAD = 0.02  # standard deviation of a matrix's entries
@@ -93,6 +113,23 @@ def _interpolation(weight: Tensor) -> Tensor:
     return torch.einsum("oc,pqrijk->opqrcijk", mixing, kernel).reshape(weight.shape)
 
 
+def _plane_before_the_camera(moge: nn.Module) -> None:
+    """Something everywhere: a shallow bowl, one and a half away, seen under about 50 degrees. A pixel's place is the last two channels of the head."""
+    assert isinstance(moge, MoGeV1)
+    points, mask = moge.head.output_block
+    first, last = points[0], points[-1]
+    middle = first.weight.shape[-1] // 2, last.weight.shape[-1] // 2
+    for value in (last.weight, mask[-1].weight, mask[-1].bias):
+        value.mul_(QUIET / SPREAD)
+    first.weight[:4] = 0
+    for channel, (place, sign) in enumerate([(-2, 1), (-2, -1), (-1, 1), (-1, -1)]):  # the positive and the negative part of u, then of v
+        first.weight[channel, place, middle[0], middle[0]] = sign
+        last.weight[channel // 2, channel, middle[1], middle[1]] = 0.5 * sign
+        last.weight[2, channel, middle[1], middle[1]] = 0.1
+    last.bias[2] += 0.4
+    mask[-1].bias += 1.0
+
+
 def _opaque_splats(decoder: nn.Module) -> None:
     assert isinstance(decoder, SplatDecoder)
     _, features, scaling, _, opacity = decoder.out_layer.bias.split([n * decoder.count for n in (3, 3, 3, 4, 1)])
@@ -113,4 +150,77 @@ _BY_HAND: dict[type[nn.Module], Callable[[nn.Module], None]] = {
     OccupancyDecoder: _sign_decoder,
     SplatDecoder: _opaque_splats,
     MeshDecoder: _solid_mesh,
+    MoGeV1: _plane_before_the_camera,
 }
+
+
+# -- the whole folder
+
+
+def write(folder: Path, *, tiny: bool = False, seed: int = 0, report: Callable[..., None] = lambda *_, **__: None) -> None:
+    """The official layout with random weights, full size (13 GB) or tiny (8 MB), file after file; the largest needs 7 GB of memory.
+
+    pipeline.yaml and fake.json say what they are. Raises OutputError: a folder that holds anything but random weights, or a full disk.
+    """
+    import yaml
+
+    ours = (folder / layout.FAKE_FILE).is_file()
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} isn't an empty folder.", "Name one that isn't there: random weights never replace others.")
+    architecture = TINY if tiny else Architecture()
+    if not tiny:
+        tensors.check_space(folder, layout.MOGE_CHECKPOINT.about + sum(network.checkpoint.about for network in layout.NETWORKS))
+    mark: dict[str, Any] = {"size": "tiny" if tiny else "full", "seed": seed}
+    try:
+        (folder / layout.MOGE).mkdir(parents=True, exist_ok=True)
+        for old in [
+            *folder.glob("*.safetensors"),
+            *folder.glob("moge/*.safetensors"),
+            folder / layout.RECORD_FILE,
+            folder / layout.PIPELINE,
+        ]:
+            old.unlink(missing_ok=True)  # of earlier random weights
+        (folder / layout.FAKE_FILE).write_text(json.dumps({"what": WARNING, **mark}), encoding="utf-8")
+        for network in layout.NETWORKS:
+            report("bytes", name=network.checkpoint.name, what="making", done=0, total=network.checkpoint.about)
+            _save(_checkpoint(architecture, network.stem, seed), folder / network.checkpoint.name, report)
+        settings = TINY_MOGE if tiny else OFFICIAL_V1
+        model = fill(moge_files.build(settings, MOGE_VITS.get(str(settings["encoder"]))), seed)
+        _save({"model_config": dict(settings), "model": model.state_dict()}, folder / layout.MOGE_FILE, report)
+        for name, tree in config.documents(architecture).items():
+            tree = {**tree, layout.FAKE_KEY: mark} if name == layout.PIPELINE else tree
+            (folder / name).write_text(yaml.dump(tree, Dumper=_plain_dumper(), sort_keys=False), encoding="utf-8")
+    except OSError as problem:
+        raise OutputError(f"{folder} can't be written: {problem.strerror or problem}.") from problem
+
+
+def _checkpoint(architecture: Architecture, stem: str, seed: int) -> dict[str, Any]:
+    """What torch.save gets for one file."""
+    state: dict[str, Tensor] = {}
+    for part in architecture.parts().values():
+        duplicate = stem == "ss_generator" and part.stem == "ss_decoder"
+        if part.stem == stem or duplicate:
+            module = fill(part.build(), seed)
+            stored = None if duplicate else _STORED.get(stem, torch.float32)
+            if stem in _STORED:
+                module = part.to_precision(module, torch.float16) if stored is None else module.to(stored)
+            prefix = "_base_models.decoder." if duplicate else part.prefix
+            state.update({prefix + name: value for name, value in module.state_dict().items()})
+    return {"state_dict": state} if stem in _NESTED else state
+
+
+def _save(data: dict[str, Any], path: Path, report: Callable[..., None]) -> None:
+    aside = path.with_name(f".{path.name}.part")
+    torch.save(data, aside)
+    aside.replace(path)
+    report("file", name=path.name, state="made", bytes=path.stat().st_size, text="random weights")
+
+
+def _plain_dumper() -> Any:
+    import yaml
+
+    class Plain(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
+
+    return Plain

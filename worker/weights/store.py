@@ -1,0 +1,105 @@
+"""A folder of weights, opened: networks by name, ready to run (docs/weights.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ...contract.errors import SetupError
+from ...vendor.moge import checkpoint as moge_files
+from ..sam3d import checkpoint
+from ..sam3d.architecture import Architecture, Part
+from . import config, layout, locate, records, tensors
+from .fake import MOGE_VITS, WARNING
+
+
+@dataclass(frozen=True)
+class Store:
+    """Weights on the disk. digest: of what they are, for the keys of results; the same after a restart. warnings: for every result made from them.
+
+    origin: for a result's provenance. dtype: in which the networks compute, wherever they are kept in between.
+    """
+
+    folder: Path
+    architecture: Architecture
+    dtype: torch.dtype
+    digest: str
+    fake: bool
+    warnings: tuple[str, ...]
+    origin: str
+    moge: Path | None = None
+
+    def load(self, name: str, device: torch.device) -> nn.Module:
+        """The network `name` of Architecture.parts, or `moge`, on `device`. Raises SetupError, naming file and keys.
+
+        Tensors come one by one from a mapped file, each straight in the precision that it runs in: those that have it already stay mapped on a CPU.
+        """
+        if name == layout.MOGE:
+            return self._load_moge(device)
+        part = self.architecture.parts()[name]
+        network = layout.network(part.stem)
+        if network.there(self.folder) is None:
+            raise SetupError(f"{self.folder} lacks {network.checkpoint.name}, which this request needs.", "Type: sam3d weights fetch")
+        weights = checkpoint.find(self.folder, part.stem)
+        try:
+            return checkpoint.load(part.build, weights, part.prefix, dtype=dtypes(part, self.dtype), device=device)
+        except SetupError as problem:
+            raise SetupError(f"{weights.path}: {problem.message}", problem.hint) from problem
+
+    def _load_moge(self, device: torch.device) -> nn.Module:
+        if self.moge is None:
+            raise locate.no_moge(self.folder)
+        settings, found = moge_files.read(self.moge)
+        return moge_files.fill(settings, found, MOGE_VITS.get(str(settings.get("encoder"))), device=device, dtype=self.dtype)
+
+
+def open_store(folder: str | os.PathLike[str] | None = None, dtype: torch.dtype | None = None) -> Store:
+    """The weights of `folder`, or those that are found (locate.py). Raises SetupError: nothing there, not whole, or settings that aren't implemented.
+
+    dtype None: float16 where the machine has a GPU (CUDA, Apple's), else float32. Stage 2's networks keep their ends in float32 (stage2.md section 11).
+    """
+    where = locate.find(folder)
+    architecture = config.architecture_of(where)
+    mark = config.fake_mark(config.read(where / layout.PIPELINE))
+    fake = bool(mark) or (where / layout.FAKE_FILE).is_file()
+    moge = locate.find_moge(where)
+    origin = f"random weights, {mark.get('size', 'full')}, seed {mark.get('seed', 0)}" if fake else layout.REPOSITORY
+    warnings = [WARNING] if fake else []
+    warnings += [f"{path.name} was made of another {source.name}: type sam3d weights convert." for path, source in stale(where)]
+    return Store(where, architecture, dtype or working_dtype(), digest(where, moge), fake, tuple(warnings), origin, moge)
+
+
+def working_dtype() -> torch.dtype:
+    return torch.float16 if torch.cuda.is_available() or torch.backends.mps.is_available() else torch.float32
+
+
+def dtypes(part: Part, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Each tensor's dtype, by name, when the part computes in `dtype`."""
+    with torch.device("meta"):
+        module = part.to_precision(part.build(), dtype)
+    return {name: tensor.dtype for name, tensor in module.state_dict().items()}
+
+
+def stale(folder: Path) -> list[tuple[Path, Path]]:
+    """Converted files beside an official one that they weren't made of, each with that one."""
+    pairs = [(folder / f"{stem}.safetensors", folder / f"{stem}.ckpt") for stem in layout.STEMS]
+    pairs.append((folder / layout.MOGE / "model.safetensors", folder / layout.MOGE_FILE))
+    both = [(path, source) for path, source in pairs if path.is_file() and source.is_file()]
+    return [(path, source) for path, source in both if tensors.metadata(path).get("source_fingerprint") != records.fingerprint(source)]
+
+
+def digest(folder: Path, moge: Path | None) -> str:
+    """Of the files that would be loaded, by their fingerprints (hashing ten gigabytes at every start would take half a minute)."""
+    found = hashlib.sha256()
+    files = [path for network in layout.NETWORKS if (path := network.there(folder)) is not None]
+    for path in [*files, *([moge] if moge else [])]:
+        found.update(f"{path.name} {records.fingerprint(path)}\n".encode())
+    for name in layout.SETTINGS:
+        if (path := folder / name).is_file():
+            found.update(f"{name}\n".encode() + path.read_bytes())
+    return found.hexdigest()
