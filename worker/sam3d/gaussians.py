@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KERNEL = 9e-4  # smallest standard deviation, in object units
-SH_C0 = 0.28209479177387814
 BLOCK = 1 << 12  # splats at once on a CPU: they stay in its cache, and no operation wakes further threads for so few
 ATTRIBUTES = ("xyz", "features_dc", "scaling", "rotation", "opacity")
 COLUMNS = ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")  # fmt: skip
@@ -98,10 +97,6 @@ class Gaussians:
         """(n, 1) in 0..1."""
         return torch.sigmoid(self.opacity + self.encoding.raw_opacity_bias)
 
-    def colors(self) -> Tensor:
-        """(n, 3), sRGB, not clipped."""
-        return 0.5 + SH_C0 * self.features_dc[:, 0]
-
     # -- the way back
 
     def with_positions(self, positions: Tensor) -> Gaussians:
@@ -131,9 +126,7 @@ class Gaussians:
             here[:, 3:6] = 0
             here[:, 6:9] = part.features_dc[:, 0]
             here[:, 9:10] = _logit(part.opacities())
-            here[:, 10:13] = torch.special.xlogy(
-                1.0, part.scales()
-            )  # the log; torch.log wakes threads for 2048 numbers, which takes longer
+            here[:, 10:13] = _log(part.scales())
             here[:, 13:17] = part.quaternions()
         return rows
 
