@@ -17,12 +17,6 @@ from golden import moge, postprocess, postprocess_holes, replay, stage1, stage1_
 REPLAYED = {**stage1.KINDS, **stage2.KINDS, **postprocess.KINDS, **postprocess_holes.KINDS, **moge.KINDS}
 SECOND = {**stage1.SECOND}  # kinds that are computed in two ways, which must both fit
 
-# Kinds whose part isn't built yet. GEOMETRY empties this list; a kind that is neither here nor above fails.
-PENDING = {
-    "GEOMETRY": """layout_primitives layout_post_opt layout_loss_grad layout_steps""",
-}
-_PENDING = {kind: issue for issue, kinds in PENDING.items() for kind in kinds.split()}
-
 FILES = replay.files()
 
 
@@ -37,8 +31,6 @@ def test_golden_files_are_there() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_replay(path: Path) -> None:
     kind = replay.kind_of(path)
-    if kind in _PENDING:
-        pytest.skip(f"kind {kind}: not built yet, comes with {_PENDING[kind]}")
     assert kind in REPLAYED, f"{path.name} has the unknown kind {kind!r}"
     for module in (stage2, postprocess, postprocess_holes, moge):  # files of another form
         if kind in module.KINDS:

@@ -13,7 +13,7 @@ import torch
 from comfyui_sam3d.worker.ops.cameras import hammersley, orbit, spherical_hammersley
 from safetensors import safe_open
 
-from . import postprocess_bake, postprocess_scene, replay
+from . import postprocess_bake, postprocess_layout, postprocess_scene, replay
 
 
 def differences(path: Path) -> list[str]:
@@ -54,4 +54,5 @@ def turntable_cameras(x, meta):
     return replay.compare(got, x, 1e-6)
 
 
-KINDS = {"views": views, "turntable_cameras": turntable_cameras, **postprocess_bake.KINDS, **postprocess_scene.KINDS}
+_OTHERS = (postprocess_bake, postprocess_layout, postprocess_scene)
+KINDS = {"views": views, "turntable_cameras": turntable_cameras, **{kind: way for part in _OTHERS for kind, way in part.KINDS.items()}}
