@@ -29,8 +29,8 @@ def neighbour_table(coords: Tensor) -> Tensor:
     count = len(coords)
     if count == 0:
         return torch.empty(0, 27, dtype=torch.int32, device=coords.device)
-    side = int(coords[:, 1:].max()) + 3  # a free cell on either side: no offset wraps into the next row
-    keys = linear_keys(coords + coords.new_tensor([0, 1, 1, 1]), side)
+    side = int(coords[:, 1:].max()) + 2  # a free cell between two rows: an offset that leaves a row, at either end, meets nothing
+    keys = linear_keys(coords, side)
     ordered, order = keys.sort()
     steps = torch.tensor([(dx * side + dy) * side + dz for dx, dy, dz in OFFSETS], device=coords.device)
     wanted = keys[:, None] + steps
