@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Callable[[], Callable[[], object]], bool]] = {
 
 
 def measure(name: str, runs: int) -> tuple[list[float], float]:
-    """Seconds of each run, and GB beyond what was held before them."""
+    """Seconds of each run, and MB beyond what was held before them."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:2]))
     torch.set_num_threads(2)
@@ -82,7 +82,7 @@ def measure(name: str, runs: int) -> tuple[list[float], float]:
 
 
 def resident() -> float:
-    """Bytes in memory now; freed pages of the setup are given back before."""
+    """Bytes in memory now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 

@@ -168,6 +168,16 @@ def test_the_twins_chunks_change_nothing(levels: int, chunk: int) -> None:
     assert sum(seen) == rows and max(seen) <= max(chunk, 8**levels)  # never more of a finer grid's table than asked for
 
 
+@pytest.mark.parametrize("levels", [0, 1])
+def test_the_twins_chunks_take_no_more_memory_than_there_is(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    voxels = Voxels(scattered(6, 0.5))
+    x = drawn(len(voxels) * 8**levels, 16).half()
+    row = 27 * (16 * 2 + 4)  # gathered features, and the table
+    for rows in (8, 24, 10**6):
+        monkeypatch.setattr("comfyui_sam3d.worker.ops.sparse_conv._spare_bytes", lambda device, spare=rows * row: spare)
+        assert max(len(near) for _, near in _chunks(x, voxels.neighbours, levels, None)) == min(rows, len(x))
+
+
 def test_a_folded_kernel_sums_each_cell_once() -> None:
     weight = drawn(3, 3, 3, 3, 2).half()
     folded = folded_kernel(weight)

@@ -196,6 +196,8 @@ def test_coarse_rows_are_ordered_and_pooling_counts_one_more() -> None:
     ones = pool(torch.ones(len(voxels), 1), voxels)
     children = torch.bincount(voxels.parent)[:, None]
     assert torch.allclose(ones, children / (children + 1))
+    large = 2048 + torch.arange(len(voxels))[:, None] % 5.0 * 2  # sums that half precision can't hold
+    assert torch.equal(pool(large.half(), voxels), pool(large, voxels).half())
     assert torch.equal(unpool(ones, voxels), ones[voxels.parent])
     assert torch.equal(voxels.fine.coarse.coords, voxels.coords) and torch.allclose(pool(subdivide(ones), voxels.coarse.fine), ones * 8 / 9)
 
@@ -220,25 +222,26 @@ def test_voxels_of_objects_mixed_up_are_refused() -> None:
 
 
 def test_objects_packed_together_come_out_as_alone() -> None:
-    """Three objects, of which the last has no voxel, through all three networks in one call each."""
-    sets, draw = [shell(8, 0.3, 1), shell(8, 0.1, 2, batch=1)], source(9)
-    together = Voxels(torch.cat(sets), batch=3)
-    x, tokens = torch.randn(len(together), 8, generator=draw), torch.randn(3, 7, 24, generator=draw)
+    """Four objects, of which the second and the last have no voxel, through all three networks in one call each."""
+    sets, draw = {0: shell(8, 0.3, 1), 2: shell(8, 0.1, 2, batch=2)}, source(9)
+    together = Voxels(torch.cat(list(sets.values())), batch=4)
+    x, tokens = torch.randn(len(together), 8, generator=draw), torch.randn(4, 7, 24, generator=draw)
     flow, splats, mesh = randomised(small_flow()), randomised(small_splats()), randomised(small_mesh())
     options, calls = SamplerOptions(4, 1.0, 1.0), []
     flow.register_forward_hook(lambda *_: calls.append(1))
     sampled = latents.sample_latents(flow, tokens, x, together, options, plain=True)
     assert len(calls) == 4 + 3  # at t = 0, 250 and 500 a second, unconditional one
     all_splats, all_meshes = splats(x, together), mesh(x, together)
-    for index, rows in enumerate(together.slices[:2]):
-        alone = Voxels(sets[index] * torch.tensor([0, 1, 1, 1], dtype=torch.int32))
+    for index, coords in sets.items():
+        rows, alone = together.slices[index], Voxels(coords * torch.tensor([0, 1, 1, 1], dtype=torch.int32))
         one = latents.sample_latents(flow, tokens[index : index + 1], x[rows], alone, options, plain=True)
         assert torch.allclose(sampled[rows], one, atol=1e-4)
         [lone], [surface] = splats(x[rows], alone), mesh(x[rows], alone)
         assert torch.allclose(all_splats[index].records(), lone.records(), atol=1e-4)
         assert torch.equal(all_meshes[index].faces, surface.faces) and len(surface.faces) > 1000
         assert torch.allclose(all_meshes[index].vertices, surface.vertices, atol=1e-4)
-    assert len(all_splats[2]) == len(all_meshes[2].vertices) == len(all_meshes[2].faces) == 0
+    assert [len(found) for found in all_splats] == [4 * count for count in together.counts]
+    assert all(len(all_meshes[index].vertices) == len(all_meshes[index].faces) == 0 for index in (1, 3))
 
 
 def test_a_deeper_u_shape() -> None:
