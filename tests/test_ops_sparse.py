@@ -25,6 +25,9 @@ from comfyui_sam3d.worker.sam3d.mesh_decoder import MeshDecoder, SubdivideBlock 
 from comfyui_sam3d.worker.sam3d.sparse import Voxels, subdivide  # noqa: E402
 from comfyui_sam3d.worker.sam3d.splat_decoder import SplatDecoder  # noqa: E402
 
+import voxel_shapes  # noqa: E402
+from voxel_shapes import source  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -32,18 +35,16 @@ needs_gpu = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a CUDA devic
 FLOATS = (torch.float32, torch.float16)
 
 
-def source(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=source(seed)).to(DEVICE)
 
 
 def scattered(side: int, share: float, seed: int = 0, batch: int = 0) -> torch.Tensor:
-    """int32 (n, 4): a random share of a cube's voxels, in lexicographic order."""
-    xyz = (torch.rand(side, side, side, generator=source(seed)) < share).nonzero().int()
-    return torch.cat([torch.full_like(xyz[:, :1], batch), xyz], dim=1).to(DEVICE)
+    return voxel_shapes.scattered(side, share, seed, batch).to(DEVICE)
+
+
+def randomised(module: torch.nn.Module) -> torch.nn.Module:
+    return voxel_shapes.randomised(module).to(DEVICE)
 
 
 def two_objects() -> torch.Tensor:
@@ -260,15 +261,6 @@ def test_group_norm(
 
 
 # -- the decoders that are made of them
-
-
-def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    draw = source(seed)
-    for name, value in module.named_parameters():
-        value.data = torch.randn(value.shape, generator=draw) * (1.0 / value[0].numel() ** 0.5 if value.ndim > 1 else 0.1)
-        if value.ndim == 1 and name.endswith("weight"):
-            value.data += 1
-    return module.requires_grad_(False).eval().to(DEVICE)
 
 
 def test_the_torso_is_one_block_after_the_other() -> None:

@@ -14,17 +14,15 @@ from comfyui_sam3d.worker.ops import backends  # noqa: E402
 from comfyui_sam3d.worker.sam3d import flexicubes  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flexicubes_tables import CORNERS, tables  # noqa: E402
 
+from voxel_shapes import scattered, source  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or not backends.has("triton"), reason="needs a CUDA device and Triton")
 
 
-def source(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
 def cells(side: int, share: float, seed: int) -> torch.Tensor:
     """int32 (n, 3): a random share of a grid's cubes, in lexicographic order."""
-    return (torch.rand(side, side, side, generator=source(seed)) < share).nonzero().int()
+    return scattered(side, share, seed)[:, 1:].contiguous()
 
 
 def sphere(side: int, radius: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,30 +17,17 @@ from comfyui_sam3d.worker.sam3d.latents import sample_latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sampler import SamplerOptions  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sparse import Voxels, pool, unpool  # noqa: E402
 
+from voxel_shapes import randomised, scattered, source  # noqa: E402
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = SamplerOptions(4, 1.0, 1.0)  # guided at t = 0, 250 and 500
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available() or not backends.has("triton"), reason="needs a CUDA device and Triton")
 
 
-def source(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def scattered(side: int, share: float, seed: int = 0, batch: int = 0) -> torch.Tensor:
-    """int32 (n, 4): a random share of a cube's voxels, in lexicographic order."""
-    xyz = (torch.rand(side, side, side, generator=source(seed)) < share).nonzero().int()
-    return torch.cat([torch.full_like(xyz[:, :1], batch), xyz], dim=1)
-
-
 def build(seed: int = 0, **sizes: object) -> LatentFlow:
-    """A small network with weights of a trained network's size, norms around 1."""
+    """A small network."""
     model = LatentFlow(**{"width": 48, "context": 24, "blocks": 3, "heads": 3, "io_channels": (16,), **sizes})  # type: ignore[arg-type]
-    draw = source(seed)
-    for name, value in model.named_parameters():
-        value.data = torch.randn(value.shape, generator=draw) * (1.0 / value[0].numel() ** 0.5 if value.ndim > 1 else 0.1)
-        if (value.ndim == 1 and name.endswith("weight")) or name.endswith("gamma"):
-            value.data += 1
-    return model.requires_grad_(False).eval()
+    return randomised(model, seed)
 
 
 def two_objects(empty_between: bool = True) -> tuple[Voxels, torch.Tensor, torch.Tensor]:

@@ -33,29 +33,9 @@ from safetensors.torch import save_file  # noqa: E402
 
 from golden import replay  # noqa: E402
 from golden import stage2 as golden_stage2  # noqa: E402
+from voxel_shapes import randomised, scattered, source  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def source(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def shell(side: int, share: float, seed: int = 0, batch: int = 0) -> torch.Tensor:
-    """int32 (n, 4): a random share of a cube's voxels, in lexicographic order."""
-    chosen = torch.rand(side, side, side, generator=source(seed)) < share
-    xyz = chosen.nonzero().int()
-    return torch.cat([torch.full_like(xyz[:, :1], batch), xyz], dim=1)
-
-
-def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
-    """Weights of a trained network's size, norms around 1."""
-    draw = source(seed)
-    for name, value in module.named_parameters():
-        value.data = torch.randn(value.shape, generator=draw) * (1.0 / value[0].numel() ** 0.5 if value.ndim > 1 else 0.1)
-        if (value.ndim == 1 and name.endswith("weight")) or name.endswith("gamma"):
-            value.data += 1
-    return module.requires_grad_(False).eval()
 
 
 def small_flow() -> LatentFlow:
@@ -120,7 +100,7 @@ def test_a_mixed_file_stays_mixed_and_a_wrong_one_is_refused(tmp_path, build) ->
 
 
 def test_mixed_networks_run_in_half_and_answer_in_float32() -> None:
-    voxels, draw = Voxels(shell(8, 0.2)), source(3)
+    voxels, draw = Voxels(scattered(8, 0.2)), source(3)
     x, tokens = torch.randn(len(voxels), 8, generator=draw), torch.randn(1, 5, 24, generator=draw)
     for build, call in (
         (small_flow, lambda m: m(x, torch.tensor([320.0]), tokens, voxels)),
@@ -147,7 +127,7 @@ def test_the_released_settings() -> None:
 
 
 def test_neighbours_by_search_and_by_arithmetic() -> None:
-    coords = torch.cat([shell(6, 0.4, 1), shell(5, 0.5, 2, batch=1), shell(6, 0.1, 3, batch=3)])
+    coords = torch.cat([scattered(6, 0.4, 1), scattered(5, 0.5, 2, batch=1), scattered(6, 0.1, 3, batch=3)])
     table = neighbour_table(coords)
     rows = {tuple(row): index for index, row in enumerate(coords.tolist())}
     for row, (b, x, y, z) in enumerate(coords.tolist()):
@@ -163,7 +143,7 @@ def test_neighbours_by_search_and_by_arithmetic() -> None:
 
 
 def test_convolution_is_the_dense_one_at_the_active_sites() -> None:
-    coords, draw = shell(7, 0.3, 4), source(5)
+    coords, draw = scattered(7, 0.3, 4), source(5)
     x, weight, bias = (torch.randn(*shape, generator=draw) for shape in ((len(coords), 5), (6, 3, 3, 3, 5), (6,)))
     grid = torch.zeros(1, 5, 7, 7, 7)
     i, j, k = coords[:, 1:].long().unbind(1)
@@ -176,7 +156,7 @@ def test_convolution_is_the_dense_one_at_the_active_sites() -> None:
 
 @pytest.mark.parametrize("shift", [0, 4])
 def test_window_attention_is_masked_attention(shift: int) -> None:
-    coords, draw = torch.cat([shell(20, 0.05, 6), shell(20, 0.02, 7, batch=1)]), source(8)
+    coords, draw = torch.cat([scattered(20, 0.05, 6), scattered(20, 0.02, 7, batch=1)]), source(8)
     q, k, v = torch.randn(3, len(coords), 2, 8, generator=draw).unbind(0)
     windows = torch.cat([coords[:, :1], (coords[:, 1:] + shift) // 8], dim=1)
     same = (windows[:, None] == windows[None]).all(-1)
@@ -188,7 +168,7 @@ def test_window_attention_is_masked_attention(shift: int) -> None:
 
 
 def test_coarse_rows_are_ordered_and_pooling_counts_one_more() -> None:
-    voxels = Voxels(torch.cat([shell(9, 0.3, 1), shell(7, 0.2, 2, batch=1)]))
+    voxels = Voxels(torch.cat([scattered(9, 0.3, 1), scattered(7, 0.2, 2, batch=1)]))
     parents = voxels.coords // torch.tensor([1, 2, 2, 2])
     assert torch.equal(voxels.coarse.coords, parents.unique(dim=0).int()) and torch.equal(
         voxels.coarse.coords[voxels.parent], parents.int()
@@ -203,7 +183,7 @@ def test_coarse_rows_are_ordered_and_pooling_counts_one_more() -> None:
 
 
 def test_group_norm_is_each_objects_own() -> None:
-    voxels = Voxels(torch.cat([shell(4, 0.5, 1), shell(4, 0.3, 2, batch=1)]), batch=3)
+    voxels = Voxels(torch.cat([scattered(4, 0.5, 1), scattered(4, 0.3, 2, batch=1)]), batch=3)
     norm, x = randomised(SparseGroupNorm(64)), torch.randn(len(voxels), 64, generator=source()) * 3 + 5
     for rows in voxels.slices[:2]:
         wanted = torch.nn.functional.group_norm(x[rows].t()[None], 32, norm.weight, norm.bias, 1e-5)[0].t()
@@ -223,7 +203,7 @@ def test_voxels_of_objects_mixed_up_are_refused() -> None:
 
 def test_objects_packed_together_come_out_as_alone() -> None:
     """Four objects, of which the second and the last have no voxel, through all three networks in one call each."""
-    sets, draw = {0: shell(8, 0.3, 1), 2: shell(8, 0.1, 2, batch=2)}, source(9)
+    sets, draw = {0: scattered(8, 0.3, 1), 2: scattered(8, 0.1, 2, batch=2)}, source(9)
     together = Voxels(torch.cat(list(sets.values())), batch=4)
     x, tokens = torch.randn(len(together), 8, generator=draw), torch.randn(4, 7, 24, generator=draw)
     flow, splats, mesh = randomised(small_flow()), randomised(small_splats()), randomised(small_mesh())
@@ -246,7 +226,7 @@ def test_objects_packed_together_come_out_as_alone() -> None:
 
 def test_a_deeper_u_shape() -> None:
     """Two convolutional levels with three blocks each: rows come back in their order, and batches still don't touch."""
-    sets, draw = [shell(8, 0.2, 1), shell(8, 0.1, 2, batch=1)], source(9)
+    sets, draw = [scattered(8, 0.2, 1), scattered(8, 0.1, 2, batch=1)], source(9)
     model = randomised(LatentFlow(width=48, context=24, blocks=1, heads=3, io_channels=(16, 24), io_blocks=3))
     together = Voxels(torch.cat(sets))
     x, tokens, t = torch.randn(len(together), 8, generator=draw), torch.randn(2, 7, 24, generator=draw), torch.tensor([100.0])
@@ -399,7 +379,7 @@ def test_from_coordinates_to_glb_and_ply() -> None:
     import trimesh
     from plyfile import PlyData
 
-    voxels, draw = Voxels(torch.cat([shell(8, 0.1, 1), shell(8, 0.06, 2, batch=1)])), source(4)
+    voxels, draw = Voxels(torch.cat([scattered(8, 0.1, 1), scattered(8, 0.06, 2, batch=1)])), source(4)
     tokens, noise = torch.randn(2, 7, 24, generator=draw), torch.randn(len(voxels), 8, generator=draw)
     sampled = latents.denormalise(latents.sample_latents(randomised(small_flow()), tokens, noise, voxels, SamplerOptions(3, 1.0, 1.0)))
     all_splats, all_meshes = randomised(small_splats())(sampled, voxels), randomised(small_mesh())(sampled, voxels)
