@@ -30,7 +30,7 @@ IDLE = 300.0  # seconds without work after which the worker is closed
 def _open() -> Backend:
     from ..client import open_backend  # here, so that loading the pack doesn't pay for it
 
-    return open_backend()
+    return open_backend(environment=_host.model_folders())
 
 
 class _Voice:

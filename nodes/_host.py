@@ -4,6 +4,7 @@ A host's modules are taken from `sys.modules`, never imported: ComfyUI has loade
 `nodes` or `server` could be anybody's elsewhere. Nothing is remembered between calls; tests put fakes in place and take them away.
 
     what                     with ComfyUI                              without
+    model_folders            folder_paths                              nothing
     directories              folder_paths                              $SAM3D_NODES_DIR/{input,output,temp}, else a folder in the system's temp
     progress, text           comfy.utils.ProgressBar, PromptServer     nothing
     interrupt                its flag, raised as its own exception     never
@@ -62,6 +63,28 @@ def output_dir() -> Path:
 
 def temp_dir() -> Path:
     return _directory("temp")
+
+
+def model_folders() -> dict[str, str]:
+    """Where the host keeps models, those of extra_model_paths.yaml included, as the variables that tell the worker (worker/weights/locate.py).
+
+    What the user has set himself comes first. Empty without a host.
+    """
+    paths = _module("folder_paths")
+    known = getattr(paths, "get_folder_paths", None)
+    if known is None:
+        return {}
+    if (models := getattr(paths, "models_dir", None)) and hasattr(paths, "add_model_folder_path"):
+        paths.add_model_folder_path("sam3d", os.path.join(models, "sam3d"))
+    found = {}
+    for variable, kind in (("SAM3D_MODELS", "sam3d"), ("SAM3D_MOGE", "geometry_estimation")):
+        try:
+            folders = [str(folder) for folder in known(kind)]
+        except KeyError:  # an older host doesn't know the kind
+            continue
+        own = os.environ.get(variable)
+        found[variable] = os.pathsep.join(dict.fromkeys([*([own] if own else []), *folders]))
+    return {variable: value for variable, value in found.items() if value}
 
 
 def expand_prefix(prefix: str) -> str:

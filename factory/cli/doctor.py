@@ -16,8 +16,9 @@ from typing import Any
 
 from ...client import open_backend
 from ...client.interpreter import PACK, READY, worker_command
+from ...client.tools import run_tool
 from ...contract.backend import Backend
-from ...contract.errors import Sam3dError
+from ...contract.errors import Sam3dError, SetupError
 from ...contract.version import PROTOCOL, VERSION
 from ..events import ENVIRONMENT, FAILED, OK
 from ..output import check_writable
@@ -58,8 +59,7 @@ def _checks(out: Path) -> Iterator[Check]:
     yield _environment()
     yield from _worker()
     yield _writable(out)
-    yield _gpu()
-    yield Check("sam3d", "note", "the learned engine isn't in this version; no weights are needed, and none are looked for")
+    yield from _learned()
 
 
 def _environment() -> Check:
@@ -137,13 +137,19 @@ def _writable(out: Path) -> Check:
     return Check("output", "ok", f"{folder} can be written, {free / 2**30:.1f} GiB free")
 
 
-def _gpu() -> Check:
-    """Whether there is one at all; nothing is started on it, and the draft engine doesn't need it."""
-    seen = shutil.which("nvidia-smi") is not None or any(Path("/dev").glob("nvidia[0-9]*"))
-    return Check("gpu", "note", "an NVIDIA GPU is seen; this version doesn't use it" if seen else "none seen; the draft engine needs none")
+def _learned() -> Iterator[Check]:
+    """What the sam3d engine needs, as the worker's own interpreter sees it. It is wrong where it is there and doesn't work; what lacks is a note."""
+    try:
+        for event in run_tool("doctor"):
+            yield Check(f"sam3d {event['name']}", event["state"], event["text"], event["hint"])
+    except SetupError as problem:
+        yield Check("sam3d", "note", f"not looked at: {problem.message}", problem.hint)
+    except Sam3dError as problem:
+        yield Check("sam3d", "wrong", problem.message, problem.hint)
 
 
 def _print(check: Check) -> None:
-    print(f"{check.state:<6} {check.name:<15} {check.text}", flush=True)
-    if check.hint and check.state == "wrong":
-        print(f"{'':<22} {check.hint}", flush=True)
+    print(f"{check.state:<6} {check.name:<17} {check.text}", flush=True)
+    if check.hint and check.state != "ok":
+        for line in check.hint.splitlines():
+            print(f"{'':<24} {line}", flush=True)

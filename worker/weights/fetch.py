@@ -68,6 +68,7 @@ def fetch(folder: Path, report: Report, *, endpoint: str | None = None) -> list[
             report("file", name=wanted.name, state="there", bytes=there.stat().st_size, text=f"converted: {there.name}")
             continue
         remote = _ask(wanted, endpoint)
+        _check_claim(wanted, remote)
         if _there(folder, wanted, remote, report):
             continue
         due.append((wanted, remote))
@@ -244,6 +245,21 @@ def _ask(wanted: Wanted, endpoint: str | None) -> Remote:
     if urlsplit(found.location).netloc != urlsplit(url).netloc:
         headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
     return Remote(found.location, found.size, (found.etag or "").lower(), headers)
+
+
+def _check_claim(wanted: Wanted, remote: Remote) -> None:
+    """Before gigabytes come: what the hub says it has is what was published. Raises SetupError."""
+    known = wanted.published
+    if known is None:
+        return
+    wrong = f"of {remote.size} bytes instead of {known.size}" if known.size and remote.size not in (None, known.size) else ""
+    if not wrong and known.sha256 and re.fullmatch(r"[0-9a-f]{64}", remote.digest) and remote.digest != known.sha256:
+        wrong = f"with the sha256 {remote.digest} instead of {known.sha256}"
+    if wrong:
+        raise SetupError(
+            f"{wanted.repository} has another {wanted.name} than was published, {wrong}.",
+            "Look whether HF_ENDPOINT leads to an honest mirror; for another model set SAM3D_WEIGHTS_REPO.",
+        )
 
 
 def _gated(wanted: Wanted, url: str, problem: Exception) -> SetupError:
