@@ -89,18 +89,15 @@ def flow(voxels: Voxels, noise: torch.Tensor) -> list[tuple[str, str, str]]:
     rows.append(("latent flow, plain twin, one evaluation", measured(lambda: network(noise, time, context, voxels)), ""))
     torch.cuda.empty_cache()
     cached = CachedLatentFlow(network)
-    table, steps = (
-        cached.modulation(RELEASED),
-        {way: Step(cached, context, noise, voxels, 1.0, way == "graph") for way in ("eager", "graph")},
-    )
+    modulation = cached.modulation(RELEASED)
+    steps = {way: Step(cached, context, noise, voxels, 1.0, way == "graph") for way in ("eager", "graph")}
     for guided, what in ((False, "conditional evaluation"), (True, "guided pair")):
         for way, step in steps.items():
-            step.run(table[3], 0.0, guided, more=9)
-            spent = timed(lambda step=step, guided=guided: step.run(table[3], 0.0, guided), 10)
+            step.run(modulation[3], 0.0, guided, more=9)
+            spent = timed(lambda step=step, guided=guided: step.run(modulation[3], 0.0, guided), 10)
             rows.append((f"latent flow, {what}, {way}", f"{spent:.1f} ms, floor {flow_floor(voxels, guided):.1f}", ""))
-    rows.append(
-        ("keys, values and tables", f"{timed(lambda: (cached.prepare(context), Grid(Voxels(voxels.coords), network)), 3):.1f} ms", "")
-    )
+    spent = timed(lambda: (cached.prepare(context), Grid(Voxels(voxels.coords), network)), 3)
+    rows.append(("keys, values and tables", f"{spent:.1f} ms", ""))
     steps.clear()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated() + 24 * TOKENS * 2 * WIDTH * 2  # with the keys and values
@@ -267,14 +264,8 @@ def cubes(voxels: Voxels, latents: torch.Tensor) -> list[tuple[str, str, str]]:
         plain = extract_surface(xyz, smooth, side)
         rows.append(("FlexiCubes, plain twin (a surface)", measured(lambda: extract_surface(xyz, smooth, side)), ""))
     found = extract_surface(xyz, smooth, side)
-    rows.append(
-        (
-            "faces of the plain twin, largest distance of a vertex",
-            f"{torch.equal(plain.faces, found.faces)}, {_gap(plain, found)}",
-            "True, 1e-5",
-        )
-    )
-    return rows
+    figure = f"{torch.equal(plain.faces, found.faces)}, {_gap(plain, found)}"
+    return [*rows, ("faces of the plain twin, largest distance of a vertex", figure, "True, 1e-5")]
 
 
 def _gap(one: Surface, other: Surface) -> str:
