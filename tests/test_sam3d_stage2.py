@@ -113,6 +113,14 @@ def test_mixed_networks_run_in_half_and_answer_in_float32() -> None:
         assert (half - exact).abs().max() < 0.02 * exact.abs().max()
 
 
+def test_cube_features_come_out_in_pieces(monkeypatch) -> None:
+    model, voxels = randomised(small_mesh()), Voxels(scattered(8, 0.1))
+    x = torch.randn(len(voxels), 8, generator=source(3))
+    whole = model.features(x, voxels)
+    monkeypatch.setattr("comfyui_sam3d.worker.sam3d.mesh_decoder._ROWS", 100)
+    assert torch.allclose(model.features(x, voxels), whole, atol=1e-5)
+
+
 def test_the_released_settings() -> None:
     """stage2.md 1.3, 5 and 6: steps, guidance and its interval; four inputs, tokens from before the encoders' last norm."""
     released = latents.RELEASED
