@@ -236,6 +236,7 @@ class CachedLatentFlow:
 
 
 def _convolution(layer: SubmanifoldConv3, x: Tensor, near: Tensor) -> Tensor:
+    """Without coordinates, so never by spconv, even if it is asked for: it waits for the GPU, which a graph that is being captured can't."""
     return submanifold_conv3(x, near, layer.conv.weight, layer.conv.bias)
 
 
