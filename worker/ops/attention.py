@@ -16,12 +16,9 @@ from .backends import choose
 _ORDER = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """q (B, T, H, D), k and v (B, S, H, D) -> (B, T, H * D): softmax(q k^T * scale) v; scale 1/sqrt(D) by default.
-
-    Any device and float dtype.
-    """
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), scale=scale)
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """q (B, T, H, D), k and v (B, S, H, D) -> (B, T, H * D): softmax(q k^T / sqrt(D)) v. Any device and float dtype."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 
 
