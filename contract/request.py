@@ -9,11 +9,13 @@ import numpy as np
 
 from .errors import EmptyMaskError, ImageError, MaskError, MaskSizeError, OptionError
 from .record import Record, array, content_key, limits, pack
+from .targets import TARGETS, Target, Up
 
 ENGINES = ("auto", "draft", "sam3d")
 QUALITIES = ("fast", "standard", "best")
 PRESETS = ("auto", "prop", "figure", "slab", "ball", "pixel")
 PLY_FRAMES = ("y_down", "y_up", "z_up")
+SPACES = ("scene", "object", "floor")
 SPLATS_PER_VOXEL = (4, 32)  # the released model has a decoder for each
 
 # format -> (file that it makes of a scene, what it is)
@@ -26,7 +28,16 @@ FORMATS: dict[str, tuple[str, str]] = {
     "mesh_ply": ("mesh.ply", "mesh with vertex colours"),
     "preview": ("preview.png", "a rendered view"),
     "turntable": ("turntable.webp", "an animated turn"),
+    "video": ("turntable.mp4", "the same turn as a film, H.264"),
+    "contact_sheet": ("contact_sheet.png", "eight views on one sheet"),
+    "normals": ("normals.png", "the view of the preview, directions of the surface as colours"),
+    "wireframe": ("wireframe.png", "the view of the preview, faces outlined"),
+    "overlay": ("overlay.png", "what was made, drawn over the photo"),
 }
+MESHES = ("glb", "obj", "stl", "mesh_ply")  # formats that hold meshes
+SPLATS = ("ply", "splat")
+MESH_PICTURES = ("normals", "wireframe")  # pictures that need a mesh
+PICTURES = ("preview", "turntable", "video", "contact_sheet", "overlay", *MESH_PICTURES)
 
 MAX_SIDE = 16384
 MAX_MASKS = 256
@@ -34,12 +45,41 @@ MAX_MASKS = 256
 
 @dataclass(frozen=True)
 class ExportOptions(Record):
-    """How files are written. ply_frame: which way is up in splat files; a mesh PLY is y up, or z up with `z_up` (docs/frames.md)."""
+    """How files are written. None means: as the target says (docs/targets.md; `none` is what every version wrote).
 
-    ply_frame: Literal["y_down", "y_up", "z_up"] = "y_down"
+    space `scene`: objects where the engine put them; `object`: each at its own origin, unturned; `floor`: the scene turned and moved so that its objects stand on
+    y = 0. ply_frame: which way is up in splat files; a mesh PLY is y up, or z up with `z_up` (docs/frames.md). up, unit: of obj, stl and mesh_ply; a GLB is
+    always y up and in metres. origin: where in its own box an object's origin lies. max_texture: larger textures are made smaller; those of pixel art are left alone.
+    camera_node: a node of the GLB holds the photo's camera. ground: a node `ground` under the objects of a GLB or OBJ. lods: further levels of detail in a GLB or
+    OBJ, each with half of the faces. collision: a convex hull beside each object of a GLB or OBJ. pad_sh: splat PLYs with at least this degree of f_rest columns,
+    zeros, for readers that insist on them.
+    """
+
+    target: Literal["none", "blender", "unity", "unreal", "godot", "web"] = "none"
+    space: Literal["scene", "object", "floor"] = "scene"
+    ply_frame: Literal["y_down", "y_up", "z_up"] | None = None
+    up: Literal["y", "z"] | None = None
+    unit: Literal["m", "cm", "mm"] | None = None
+    origin: Literal["keep", "bottom", "center"] | None = None
+    max_texture: int | None = limits(None, 16, 16384)
+    camera_node: bool | None = None
+    ground: bool = False
+    lods: int = limits(0, 0, 4)
+    collision: bool = False
+    pad_sh: int = limits(0, 0, 3)
     preview_size: int = limits(512, 64, 2048)
     turntable_frames: int = limits(24, 4, 120)
     objects: bool = True  # with several masks, also write objects/<name>.* one by one
+
+    @property
+    def usual(self) -> Target:
+        """The target's defaults."""
+        return TARGETS[self.target]
+
+    def up_of(self, kind: str) -> Up:
+        """Which axis is up in files of a format among obj, stl and mesh_ply."""
+        as_splats: Up = "z" if kind == "mesh_ply" and self.ply_frame == "z_up" else "y"
+        return self.up or self.usual.up.get(kind, as_splats)
 
 
 @dataclass(frozen=True)
@@ -87,6 +127,7 @@ class Sam3dOptions(Record):
     few_step_grid: Literal["original", "uniform"] = "original"
     latent_steps: int | None = limits(None, 1, 200)
     latent_guidance: float | None = limits(None, 0.0, 30.0)
+    latent_seed: int | None = limits(None, 0, 2**64 - 1)  # of stage 2; None: the request's seed
     splats_per_voxel: int | None = None
     mesh: Literal["clean", "raw"] = "clean"
     texture: Literal["direct", "views", "colors"] | None = None
@@ -112,7 +153,7 @@ class ReconstructRequest(Record):
 
     image: uint8 (H, W, 3) sRGB. masks: bool (N, H, W), N >= 1, none empty. alpha: uint8 (N, H, W) or None: soft edges of the
     same objects. names: one for each mask, unique (default: object_1, ...). engine `auto`: sam3d where it is ready, else draft.
-    quality derives steps, sizes and budgets; texture_size and face_budget (None: as quality says) override it.
+    quality derives steps, sizes and budgets; texture_size and face_budget (None: as export.target says, else the quality) override it.
     size: metres of the longest side of a single object.
     """
 
@@ -150,6 +191,15 @@ class ReconstructRequest(Record):
         for output in self.outputs:
             if output not in FORMATS:
                 raise OptionError(f"{output!r} is no output format.", f"Choose among: {', '.join(FORMATS)}.")
+        self._take_usual()
+
+    def _take_usual(self) -> None:
+        """A target's texture size and face budget stand where none is given; what is given isn't made smaller when files are written."""
+        for name in ("texture_size", "face_budget"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(self.export.usual, name))
+        if self.export.target != "none" and self.export.max_texture is None and self.texture_size is not None:
+            object.__setattr__(self, "export", self.export.replace(max_texture=self.texture_size))
 
     def content_key(self) -> str:
         """sha256 of everything that decides the result."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..contract.errors import OptionError
-from ..contract.request import FORMATS, PLY_FRAMES, ExportOptions
+from ..contract.request import FORMATS, PLY_FRAMES, SPACES, ExportOptions
 from ..contract.scene import Scene
+from ..contract.targets import TARGETS
 from . import _files, _glb, _host
 from ._backend import shared
 
@@ -58,12 +59,32 @@ class Export:
                 "mesh_ply": switch(False, "The mesh with vertex colours as PLY."),
                 "each_object": switch(False, "Also write every object of a scene of several by itself, into a folder."),
                 "ply_frame": (
-                    list(PLY_FRAMES),
+                    ["auto", *PLY_FRAMES],
                     {
-                        "default": "y_down",
+                        "default": "auto",
                         "tooltip": "Which way is up in splat files (.ply, .splat). y_down: ComfyUI and SuperSplat. y_up: three.js and Blender. "
-                        "z_up: SAM 3D Objects' own.",
+                        "z_up: SAM 3D Objects' own. auto: as the target wants it, else y_down.",
                     },
+                ),
+                "target": (
+                    list(TARGETS),
+                    {
+                        "default": "none",
+                        "tooltip": "Whom the files are for: axes and units of OBJ, STL and PLY, the objects' origins, the largest texture, names of hulls.",
+                    },
+                ),
+                "space": (
+                    list(SPACES),
+                    {
+                        "default": "scene",
+                        "tooltip": "scene: as reconstructed. object: each object at its own origin. floor: turned and moved so that the objects stand on y = 0.",
+                    },
+                ),
+                "ground": switch(False, "A plane under the objects, as a node of its own (GLB, OBJ)."),
+                "collision": switch(False, "A convex hull beside each object, named for the target (GLB, OBJ)."),
+                "lods": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 4, "tooltip": "Coarser copies of each mesh, each with half of the faces (GLB, OBJ)."},
                 ),
             },
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
@@ -80,7 +101,12 @@ class Export:
         stl: bool = False,
         mesh_ply: bool = False,
         each_object: bool = False,
-        ply_frame: str = "y_down",
+        ply_frame: str = "auto",
+        target: str = "none",
+        space: str = "scene",
+        ground: bool = False,
+        collision: bool = False,
+        lods: int = 0,
         prompt: Any = None,
         extra_pnginfo: Any = None,
     ) -> dict[str, Any]:
@@ -88,7 +114,16 @@ class Export:
         formats = [name for name, on in chosen.items() if on]
         if not formats:
             raise OptionError("No format is switched on.", "Switch on glb, ply or another one.")
-        options = ExportOptions(ply_frame=ply_frame, objects=each_object)  # type: ignore[arg-type]  # the record checks it
+        frame = None if ply_frame == "auto" else ply_frame
+        options = ExportOptions(
+            ply_frame=frame,  # type: ignore[arg-type]  # the record checks it
+            target=target,  # type: ignore[arg-type]
+            space=space,  # type: ignore[arg-type]
+            ground=ground,
+            collision=collision,
+            lods=lods,
+            objects=each_object,
+        )
         encoded = shared.export(scene, formats, options)
 
         files, folder = _arrange(encoded)

@@ -26,7 +26,10 @@ class Preview:
         return {
             "required": {
                 "scene": ("SAM3D_SCENE", {"tooltip": "What SAM3D Reconstruct made."}),
-                "view": (["turntable", "still"], {"default": "turntable", "tooltip": "An animated turn, or one picture: faster."}),
+                "view": (
+                    ["turntable", "still", "contact_sheet", "normals", "wireframe"],
+                    {"default": "turntable", "tooltip": "An animated turn, or one picture: faster. contact_sheet: eight views."},
+                ),
                 "size": (
                     "INT",
                     {"default": 384, "min": 64, "max": 2048, "step": 32, "tooltip": "Width and height of the picture in pixels."},
@@ -37,7 +40,7 @@ class Preview:
 
     def preview(self, scene: Scene, view: str, size: int, frames: int) -> dict[str, Any]:
         turning = view == "turntable"
-        form = "turntable" if turning else "preview"
+        form = "preview" if view == "still" else view
         files = shared.export(scene, [form], ExportOptions(preview_size=size, turntable_frames=frames, objects=False))
         name = FORMATS[form][0]
         base = _host.temp_dir()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract import VERSION
 from comfyui_sam3d.contract.request import ENGINES, FORMATS, PLY_FRAMES, PRESETS, QUALITIES
+from comfyui_sam3d.contract.targets import TARGETS
 from PIL import Image
 
 from factory_cli import STUB, check_events, cli, command, environment, here, hidden, is_complete, mask, sprite, start
@@ -415,7 +416,7 @@ def test_every_option_of_batch_reaches_it():
 
 def test_help_names_what_the_contract_allows():
     text = " ".join(cli("reconstruct", "--help").out.split())
-    for words in (ENGINES, QUALITIES, PRESETS, PLY_FRAMES):
+    for words in (ENGINES, QUALITIES, PRESETS, PLY_FRAMES, tuple(TARGETS)):
         assert f"{', '.join(words[:-1])} or {words[-1]}." in text
     assert ", ".join(FORMATS) in text
     docs = (Path(__file__).parent.parent / "docs" / "cli.md").read_text(encoding="utf-8")

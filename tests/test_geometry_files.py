@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import InputError, JobCancelled, OptionError, OutputError
 from comfyui_sam3d.contract.request import FORMATS, ExportOptions
-from comfyui_sam3d.contract.scene import Pose, SceneObject, Splats
+from comfyui_sam3d.contract.scene import Camera, Pose, SceneObject, Splats
 from comfyui_sam3d.worker.geometry import encode, read_splat_ply
 from comfyui_sam3d.worker.geometry.files.splat import splat
 from comfyui_sam3d.worker.geometry.files.splat_ply import splat_ply
@@ -23,6 +23,10 @@ from hypothesis.extra.numpy import arrays
 from geometry_shapes import POSE, chunks, cloud, globe, load, scene_of
 
 HOSTILE = ["../../etc/passwd", "CON", 'a<b>:"|?*', "line\nbreak\0", "Stück Fleisch 肉 🥩", "\ud800 alone", "a" * 300]
+
+
+CAMERA = Camera("orthographic", 64, 48, Pose((1, 0, 0, 0), (0, 0, 5.0)), xmag=2, ymag=1.5)
+PHOTO = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
 
 
 # OBJ, STL, mesh PLY
@@ -244,16 +248,20 @@ def test_splats_of_many_objects_are_one_file() -> None:
 
 
 def test_every_format_has_the_name_that_the_contract_gives() -> None:
-    scene = scene_of(SceneObject("a", globe(), cloud()))
-    files = encode(scene, FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
+    pytest.importorskip("av", reason="the layer `video` isn't installed")
+    scene = scene_of(SceneObject("a", globe(), cloud()), camera=CAMERA)
+    files = encode(scene, FORMATS, ExportOptions(preview_size=64, turntable_frames=4), photo=PHOTO)
     assert {name for name, _ in FORMATS.values()} <= set(files) == {name for name, _ in FORMATS.values()} | {"model.mtl", "model.png"}
     assert encode(scene, []) == {} and list(encode(scene, ["glb", "glb"])) == ["model.glb"]
 
 
 def test_same_scene_same_bytes() -> None:
+    pytest.importorskip("av", reason="the layer `video` isn't installed")
+
     def make() -> dict[str, bytes]:
         things = (SceneObject("a", globe(), cloud()), SceneObject("b", globe(seed=3), cloud(seed=1), POSE))
-        return encode(scene_of(*things, timings={"x": np.random.rand()}), FORMATS, ExportOptions(preview_size=64, turntable_frames=4))
+        scene = scene_of(*things, timings={"x": np.random.rand()}, camera=CAMERA)
+        return encode(scene, FORMATS, ExportOptions(preview_size=64, turntable_frames=4), photo=PHOTO)
 
     assert make() == make()
 
@@ -307,7 +315,14 @@ def test_what_can_not_be_written_says_so_before_anything_is() -> None:
     for kind in ("ply", "splat"):
         with pytest.raises(OutputError, match="no splats"):
             encode(scene_of(SceneObject("a", mesh)), [kind])
-    for kind in ("preview", "turntable"):
+    for kind in ("normals", "wireframe"):
+        with pytest.raises(OutputError, match="no mesh"):
+            encode(scene_of(SceneObject("a", splats=cloud())), [kind])
+    with pytest.raises(OutputError, match="needs the photo, which"):
+        encode(scene_of(SceneObject("a", mesh), camera=CAMERA), ["overlay"])
+    with pytest.raises(OutputError, match="photo's camera"):
+        encode(scene_of(SceneObject("a", mesh)), ["overlay"], photo=PHOTO)
+    for kind in ("preview", "turntable", "contact_sheet"):
         with pytest.raises(OutputError, match="no mesh and no splats"):
             encode(scene_of(SceneObject("a")), [kind])
     with pytest.raises(OptionError, match="usdz"):

@@ -22,7 +22,10 @@ GOLDEN = {
     "SAM3DLoadFolder": (["folder", "pairing", "polarity", "on_problem", "skip", "limit"], ["IMAGE", "MASK", "STRING", "STRING"]),
     "SAM3DReconstruct": (["image", "masks", "polarity", "engine", "preset", "quality", "seed", "names"], ["SAM3D_SCENE", "MESH", "SPLAT"]),
     "SAM3DExport": (
-        ["scene", "filename_prefix", "glb", "ply", "splat", "obj", "stl", "mesh_ply", "each_object", "ply_frame"],
+        [
+            *("scene", "filename_prefix", "glb", "ply", "splat", "obj", "stl", "mesh_ply", "each_object", "ply_frame"),
+            *("target", "space", "ground", "collision", "lods"),
+        ],
         ["FILE_3D_GLB", "FILE_3D_PLY", "STRING", "STRING"],
     ),
     "SAM3DPreview": (["scene", "view", "size", "frames"], []),

@@ -20,7 +20,7 @@ WALLS: dict[str, set[str]] = {
     "environment": set(),
     "worker": {"contract", "worker/job", "worker/engines", "worker/geometry"},
     "worker/job": {"contract"},  # what engines see of a job: progress out, cancellation in
-    "worker/engines": {"contract", "worker/job", "worker/draft", "worker/geometry"},
+    "worker/engines": {"contract", "worker/job", "worker/draft", "worker/geometry", "worker/engines/sam3d", "worker/weights"},
     "worker/engines/sam3d": {
         "contract",
         "worker/job",

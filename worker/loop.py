@@ -50,18 +50,22 @@ ENCODE = "encode"  # the encoder's own stage, and its time as a share of the eng
 ENCODE_SHARE = 0.3
 TRACE_KEPT = 20_000  # characters of a traceback, its end
 
-Encode = Callable[[Scene, Iterable[str], "ExportOptions | None", "Job | None"], Mapping[str, bytes]]
+Encode = Callable[
+    [Scene, Iterable[str], "ExportOptions | None", "Job | None", "np.ndarray | None"], Mapping[str, bytes]
+]  # the last: the photo
+Ready = Callable[[Iterable[str], ExportOptions], None]
 Load = Callable[[], Engine]
 
 
-def serve(channel: Channel, engines: Mapping[str, Load], encode: Encode) -> None:
+def serve(channel: Channel, engines: Mapping[str, Load], encode: Encode, ready: Ready = lambda formats, options: None) -> None:
     """Work until the client closes its end; then the process ends, whatever it is doing.
 
-    engines: name -> a function that imports and returns the engine (`auto` takes the last one listed).
+    engines: name -> a function that imports and returns the engine (`auto` takes the last one listed). ready: raises where `encode` would lack something,
+    before an engine works.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the client, which cancels
     faulthandler.enable()
-    worker = _Worker(channel, engines, encode)
+    worker = _Worker(channel, engines, encode, ready)
     channel.send(Hello(PROTOCOL, VERSION, os.getpid(), platform.python_version(), tuple(engines)))
     for task in (worker.read, worker.guard, worker.beat):
         threading.Thread(target=task, name=f"sam3d-{task.__name__}", daemon=True).start()
@@ -70,10 +74,11 @@ def serve(channel: Channel, engines: Mapping[str, Load], encode: Encode) -> None
 
 
 class _Worker:
-    def __init__(self, channel: Channel, engines: Mapping[str, Load], encode: Encode) -> None:
+    def __init__(self, channel: Channel, engines: Mapping[str, Load], encode: Encode, ready: Ready) -> None:
         self.channel = channel
         self.engines = engines
         self.encode = encode
+        self.ready = ready
         self.inbox: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self.silence = float(os.environ.get(SILENCE_VARIABLE, "120"))
         self.interval = min(BEAT, self.silence / 4)
@@ -134,17 +139,18 @@ class _Worker:
 
     def _reconstruct(self, message: Reconstruct, job: _WireJob) -> JobDone:
         request = message.request
+        self.ready(request.outputs, request.export)
         engine = _load(request.engine, self.engines)
         scene = engine(request, job)
         if not isinstance(scene, Scene):
             raise TypeError(f"it returned {type(scene).__name__}, not a Scene")
         start = time.perf_counter()
-        files = self.encode(scene, request.outputs, request.export, job)
+        files = self.encode(scene, request.outputs, request.export, job, request.image)
         timings = {**scene.timings, **job.timings, ENCODE: time.perf_counter() - start}
         return JobDone(message.job, scene.replace(files=_as_arrays(files), timings=timings))
 
     def _export(self, message: Export, job: _WireJob) -> JobExported:
-        return JobExported(message.job, _as_arrays(self.encode(message.scene, message.formats, message.options, job)))
+        return JobExported(message.job, _as_arrays(self.encode(message.scene, message.formats, message.options, job, None)))
 
 
 def _load(wanted: str, engines: Mapping[str, Load]) -> Engine:

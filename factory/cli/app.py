@@ -25,8 +25,13 @@ _SETTINGS = (
     click.option("--quality", help="fast, standard or best."),
     click.option("--preset", help="auto, prop, figure, slab, ball or pixel."),
     click.option(
-        "--format", "-f", "outputs", multiple=True, help="glb, ply, splat, obj, stl, mesh_ply, preview, turntable; again, or with commas."
+        "--format",
+        "-f",
+        "outputs",
+        multiple=True,
+        help="glb, ply, splat, obj, stl, mesh_ply, preview, turntable, video, contact_sheet, normals, wireframe, overlay; again, or with commas.",
     ),
+    click.option("--target", help="Whom the files are for: none, blender, unity, unreal, godot or web. See docs/targets.md."),
     click.option("--ply-frame", help="Which way is up in splat files: y_down, y_up or z_up."),
     click.option("--texture-size", help="Pixels, 256 to 4096."),
     click.option("--faces", "face_budget", help="Triangles, 500 to 200000."),
@@ -218,7 +223,7 @@ def _settings(common: dict[str, Any]) -> dict[str, Any]:
     from ...contract.errors import OptionError
     from ..settings import parse_settings
 
-    names = ("engine", "seed", "quality", "preset", "outputs", "ply_frame", "texture_size", "face_budget")
+    names = ("engine", "seed", "quality", "preset", "outputs", "target", "ply_frame", "texture_size", "face_budget")
     given = {name: list(common[name]) if name == "outputs" else common[name] for name in names if common[name] not in (None, ())}
     more = parse_settings(common["set_"])
     for name in given:

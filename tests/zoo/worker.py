@@ -448,7 +448,7 @@ def spoil(habit: str) -> None:
         os._exit(9)
 
 
-def encode(scene: Scene, formats: Iterable[str], options: ExportOptions | None, job: Job | None) -> Mapping[str, bytes]:
+def encode(scene: Scene, formats: Iterable[str], options: ExportOptions | None, job: Job | None, photo: object) -> Mapping[str, bytes]:
     if scene.engine == "raise":
         raise ValueError("the encoder's own")
     files = {name: name.encode() * 3 for name in formats}

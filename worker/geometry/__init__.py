@@ -5,7 +5,7 @@ Knows nothing of networks or jobs beyond `Job.step`. Needs numpy; Pillow and sci
 
 from __future__ import annotations
 
-from .encode import encode
+from .encode import encode, ready
 from .files.splat_ply import read_splat_ply
 
-__all__ = ["encode", "read_splat_ply"]
+__all__ = ["encode", "read_splat_ply", "ready"]

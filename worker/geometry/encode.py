@@ -9,9 +9,11 @@ import numpy as np
 
 from ...contract.errors import OptionError, OutputError
 from ...contract.names import unique_filenames
-from ...contract.request import FORMATS, ExportOptions
-from ...contract.scene import Pose, Scene, SceneObject, Splats
+from ...contract.request import FORMATS, MESH_PICTURES, MESHES, PICTURES, SPLATS, ExportOptions
+from ...contract.scene import Scene, SceneObject, Splats
+from ...contract.targets import METRES
 from ..job import Job, QuietJob
+from .assemble import Assembly
 from .files.glb import glb
 from .files.mesh_ply import mesh_ply
 from .files.obj import obj
@@ -22,50 +24,74 @@ from .files.stl import stl
 from .frames import FRAMES, move_mesh, move_splats, place_mesh, place_splats
 from .surfaces import checked
 
-MESH_FORMATS = ("glb", "obj", "stl", "mesh_ply")
-SPLAT_FORMATS = ("ply", "splat")
-_PICTURES = ("preview", "turntable")
+_WITH_NODES = ("glb", "obj")  # formats of named parts: levels of detail, hulls and the ground go into these
+_UP = {"y": FRAMES["y_up"], "z": FRAMES["z_up"]}
 
 
-def encode(scene: Scene, formats: Iterable[str], options: ExportOptions | None = None, job: Job | None = None) -> dict[str, bytes]:
+def encode(
+    scene: Scene, formats: Iterable[str], options: ExportOptions | None = None, job: Job | None = None, photo: np.ndarray | None = None
+) -> dict[str, bytes]:
     """File name -> bytes, for each format the whole scene: GLB with a node per object, the others with the poses applied.
 
     With several objects and `options.objects`, also `objects/<name>.<suffix>` one by one, each in its own frame, for every mesh and splat
     format. An object without a mesh is left out of mesh files, one without splats out of splat files; a scene without any is an
-    OutputError. Raises OptionError for an unknown format and OutputError for a missing or broken mesh before anything is encoded, and for
-    splats without a finite row when it comes to them.
-    job: told between any two files and pictures; lets its JobCancelled pass.
+    OutputError. Raises OptionError for an unknown format, OutputError for a missing or broken mesh and SetupError for a missing package before anything is
+    encoded, and OutputError for splats without a finite row when it comes to them. Pictures show the scene as the engine placed it, whatever the options move.
+    job: told between any two files and pictures; lets its JobCancelled pass. photo: uint8 (H, W, 3) sRGB, what the scene was made of: `overlay` needs it.
     """
     options = options or ExportOptions()
     wanted = list(dict.fromkeys(formats))
     for kind in wanted:
-        _check(scene, kind)
-    single = options.objects and len(scene.objects) > 1
-    stems, mesh_stems = _stems(scene)
-    textures = Textures()
-    tasks: list[Callable[[], dict[str, bytes]]] = []
-    for kind in wanted:
-        if kind in _PICTURES:
-            continue
-        stem, _, suffix = FORMATS[kind][0].rpartition(".")
-        tasks.append(partial(_write, scene, kind, stem, suffix, options, textures))
-        for name, thing in zip(mesh_stems if kind == "mesh_ply" else stems, scene.objects if single else ()):
-            if _has(thing, kind):
-                tasks.append(partial(_write, _alone(scene, thing), kind, f"objects/{name}", suffix, options, textures))
-    ticker = _Ticker(job or QuietJob(), len(tasks) + ("preview" in wanted) + options.turntable_frames * ("turntable" in wanted))
+        _check(scene, kind, photo)
+    ready(wanted, options)
     files: dict[str, bytes] = {}
+    pictures = [kind for kind in wanted if kind in PICTURES]
+    tasks = _tasks(scene, [kind for kind in wanted if kind not in PICTURES], options)
+    turns = sum(kind in ("turntable", "video") for kind in pictures)
+    ticker = _Ticker(job or QuietJob(), len(tasks) + len(pictures) - turns + turns * options.turntable_frames)
     for task in tasks:
         files |= task()
         ticker.step()
-    if any(kind in wanted for kind in _PICTURES):
-        from .render.pictures import preview, turntable
+    if pictures:
+        from .render.pictures import Pictures
 
-        if "preview" in wanted:
-            files[FORMATS["preview"][0]] = preview(scene, options.preview_size)
-            ticker.step()
-        if "turntable" in wanted:
-            files[FORMATS["turntable"][0]] = turntable(scene, options.preview_size, options.turntable_frames, ticker.step)
+        show = Pictures(scene, options.preview_size, options.turntable_frames, photo)
+        for kind in pictures:
+            files[FORMATS[kind][0]] = show.make(kind, ticker.step)
     return files
+
+
+def ready(formats: Iterable[str], options: ExportOptions) -> None:
+    """SetupError where a package is missing that these files need. To be asked before an engine works for minutes."""
+    wanted = set(formats)
+    if (options.lods or options.collision) and wanted & set(_WITH_NODES):
+        from . import parts
+
+        parts.need()
+    if "video" in wanted:
+        from .files.mp4 import need
+
+        need()
+
+
+def _tasks(scene: Scene, formats: Iterable[str], options: ExportOptions) -> list[Callable[[], dict[str, bytes]]]:
+    """A task for each file of meshes or splats."""
+    formats = list(formats)
+    if not formats:
+        return []
+    assembly, textures = Assembly(scene, options), Textures()
+    single = options.objects and len(scene.objects) > 1
+    stems, mesh_stems = _stems(scene)
+    tasks: list[Callable[[], dict[str, bytes]]] = []
+    for kind in formats:
+        nodes = kind in _WITH_NODES
+        stem, _, suffix = FORMATS[kind][0].rpartition(".")
+        tasks.append(partial(_write, assembly.nodes if nodes else lambda: assembly.scene, kind, stem, suffix, options, textures))
+        for index, name in enumerate(mesh_stems if kind == "mesh_ply" else stems) if single else ():
+            if _has(scene.objects[index], kind):
+                alone = partial(assembly.alone, index, nodes=nodes)
+                tasks.append(partial(_write, alone, kind, f"objects/{name}", suffix, options, textures))
+    return tasks
 
 
 class _Ticker:
@@ -81,22 +107,29 @@ class _Ticker:
 
 
 def _has(thing: SceneObject, kind: str) -> bool:
-    if kind in _PICTURES:
+    if kind in PICTURES and kind not in MESH_PICTURES:
         return thing.mesh is not None or thing.splats is not None
-    return (thing.mesh if kind in MESH_FORMATS else thing.splats) is not None
+    return (thing.splats if kind in SPLATS else thing.mesh) is not None
 
 
-def _check(scene: Scene, kind: str) -> None:
-    """The format is known and the scene has what it shows, whole."""
+def _check(scene: Scene, kind: str, photo: np.ndarray | None) -> None:
+    """The format is known, the scene has what it shows, whole, and what it takes is there."""
     if kind not in FORMATS:
         raise OptionError(f"{kind!r} is no output format.", f"Choose among: {', '.join(FORMATS)}.")
     if not any(_has(thing, kind) for thing in scene.objects):
-        missing = "mesh" if kind in MESH_FORMATS else "splats" if kind in SPLAT_FORMATS else "mesh and no splats"
+        missing = "splats" if kind in SPLATS else "mesh" if kind in (*MESHES, *MESH_PICTURES) else "mesh and no splats"
         raise OutputError(f"This scene has no {missing}: {FORMATS[kind][0]} can't be made of it.", "Ask for other formats.")
-    if kind in MESH_FORMATS:
+    if kind in MESHES:
         for thing in scene.objects:
             if thing.mesh is not None:
                 checked(thing.mesh, thing.name)
+    if kind == "overlay" and photo is None:
+        raise OutputError("An overlay needs the photo, which a scene doesn't hold.", "Ask for it together with the reconstruction.")
+    if kind == "overlay" and scene.camera is None:
+        raise OutputError(
+            "An overlay needs the photo's camera, and this scene has none.",
+            "With the engine sam3d: frame = camera, and a point map with intrinsics.",
+        )
 
 
 def _stems(scene: Scene) -> tuple[list[str], list[str]]:
@@ -106,27 +139,26 @@ def _stems(scene: Scene) -> tuple[list[str], list[str]]:
     return stems[: len(names)], stems[len(names) :]
 
 
-def _alone(scene: Scene, thing: SceneObject) -> Scene:
-    """One object as a scene of its own, in its own frame (so without the picture's camera)."""
-    return scene.replace(objects=(thing.replace(pose=Pose()),), camera=None, files={})
-
-
-def _write(scene: Scene, kind: str, stem: str, suffix: str, options: ExportOptions, textures: Textures) -> dict[str, bytes]:
-    name = f"{stem}.{suffix}"
+def _write(make: Callable[[], Scene], kind: str, stem: str, suffix: str, options: ExportOptions, textures: Textures) -> dict[str, bytes]:
+    scene, name, usual = make(), f"{stem}.{suffix}", options.usual
     if kind == "glb":
-        return {name: glb(scene, textures)}
-    if kind in SPLAT_FORMATS:
-        splats = move_splats(all_splats(scene), FRAMES[options.ply_frame])
-        return {name: splat_ply(splats) if kind == "ply" else splat(splats)}
-    meshes = [(thing.name, place_mesh(thing.mesh, thing.pose)) for thing in scene.objects if thing.mesh is not None]
+        return {name: glb(scene, textures, camera_node=usual.camera_node if options.camera_node is None else options.camera_node)}
+    if kind in SPLATS:
+        splats = move_splats(all_splats(scene), FRAMES[options.ply_frame or usual.ply_frame])
+        return {name: splat_ply(_padded(splats, options.pad_sh)) if kind == "ply" else splat(splats)}
+    turn, unit = _UP[options.up_of(kind)], METRES[options.unit or usual.unit]
+    placed = [(thing.name, place_mesh(thing.mesh, thing.pose)) for thing in scene.objects if thing.mesh is not None]
+    meshes = placed if unit == 1 and (turn == np.eye(3)).all() else [(name, move_mesh(mesh, turn, unit)) for name, mesh in placed]
     if kind == "obj":
         folder, _, base = stem.rpartition("/")
         return {f"{folder}/{file}" if folder else file: data for file, data in obj(meshes, base, textures).items()}
-    if kind == "stl":
-        return {name: stl([mesh for _, mesh in meshes])}
-    # y_down is a habit of splat files, which splat viewers undo; no reader of meshes does, so there it would stand on its head.
-    turn = FRAMES["z_up" if options.ply_frame == "z_up" else "y_up"]
-    return {name: mesh_ply([move_mesh(mesh, turn) for _, mesh in meshes])}
+    return {name: (stl if kind == "stl" else mesh_ply)([mesh for _, mesh in meshes])}
+
+
+def _padded(splats: Splats, degree: int) -> Splats:
+    """With the coefficients of at least this degree; those that are added are 0."""
+    lacking = (degree + 1) ** 2 - splats.sh.shape[1]
+    return splats if lacking <= 0 else splats.replace(sh=np.pad(splats.sh, ((0, 0), (0, lacking), (0, 0))))
 
 
 def all_splats(scene: Scene) -> Splats:

@@ -64,6 +64,20 @@ def place_mesh(mesh: Mesh, pose: Pose) -> Mesh:
     return mesh if pose == Pose() else move_mesh(mesh, pose.rotation_matrix(), pose.scale, pose.translation)
 
 
+def compose(outer: Pose, inner: Pose) -> Pose:
+    """`inner`, then `outer`."""
+    turn = outer.rotation_matrix() @ inner.rotation_matrix()
+    moved = outer.apply(np.asarray(inner.translation, np.float64))
+    return Pose(tuple(rotation_quaternions(turn).tolist()), tuple(moved.tolist()), outer.scale * inner.scale)
+
+
+def inverse(pose: Pose) -> Pose:
+    """`compose(inverse(pose), pose)` moves nothing."""
+    back = pose.rotation_matrix().T
+    moved = -(back @ np.asarray(pose.translation)) / pose.scale
+    return Pose(tuple(rotation_quaternions(back).tolist()), tuple(moved.tolist()), 1 / pose.scale)
+
+
 def from_sam3d_pose(quaternion: Sequence[float], translation: Sequence[float], scale: Sequence[float] | float) -> Pose:
     """The published model's pose -> ours, for an object whose points went through CANONICAL_TO_OBJECT.
 

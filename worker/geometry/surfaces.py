@@ -35,6 +35,15 @@ def textured(mesh: Mesh) -> bool:
     return mesh.uvs is not None and mesh.texture is not None and mesh.texture.size > 0
 
 
+def weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices at the same place as one -> vertices float64 (W, 3), faces int64 (G, 3) without those that lost a corner, and for each vertex
+    one of the mesh's that lies there (W,)."""
+    places, first, number = np.unique(mesh.vertices, axis=0, return_index=True, return_inverse=True)
+    faces = number.reshape(-1)[mesh.faces.astype(np.int64)]
+    whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    return places.astype(np.float64), faces[whole], first
+
+
 def unit_normals(mesh: Mesh) -> np.ndarray:
     """(V, 3) float32, unit length: the mesh's own, or the area-weighted mean over all faces that meet at a *place*.
 

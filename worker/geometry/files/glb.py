@@ -1,8 +1,8 @@
 """glTF 2.0 binary: one node per object with its pose, one mesh each, textures embedded as PNG and shared.
 
 Materials are metallic-roughness with metallicFactor 0 (glTF's default of 1 looks black without an environment). The scene's camera stands
-in `cameras`, where a program finds it, but no node holds it: importers that instantiate camera nodes (Godot even looks through the first
-one) must not get one with every prop. Its pose is in the camera's `extras`. Same scene, same bytes.
+in `cameras`, where a program finds it, but no node holds it unless that is asked for: importers that instantiate camera nodes (Godot even looks
+through the first one) must not get one with every prop. Its pose is in the camera's `extras` too. Same scene, same bytes.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _CLAMP = 33071
 _LARGEST = 2**32 - 1  # the container counts bytes in 32 bits
 
 
-def glb(scene: Scene, textures: Textures | None = None) -> bytes:
-    """A .glb of every object that has a mesh; `textures` may be shared with other files. Raises OutputError for a mesh that is empty or not
-    finite."""
+def glb(scene: Scene, textures: Textures | None = None, *, camera_node: bool = False) -> bytes:
+    """A .glb of every object that has a mesh; `textures` may be shared with other files. camera_node: a node of its own holds the scene's camera.
+    Raises OutputError for a mesh that is empty or not finite."""
     writer = _Writer(textures or Textures())
     for thing in scene.objects:
         if thing.mesh is not None:
             writer.add(thing, checked(thing.mesh, thing.name))
-    return writer.file(scene)
+    return writer.file(scene, camera_node)
 
 
 def provenance(scene: Scene) -> dict[str, Any]:
@@ -148,7 +148,11 @@ class _Writer:
         self.length += len(data) + len(padding)
         return len(self.json["bufferViews"]) - 1
 
-    def file(self, scene: Scene) -> bytes:
+    def file(self, scene: Scene, camera_node: bool) -> bytes:
+        camera = None if scene.camera is None else _camera(scene.camera)
+        if camera and camera_node:
+            assert scene.camera is not None
+            self.json["nodes"].append({"name": "camera", "camera": 0, **_placement(scene.camera.pose)})
         root: dict[str, Any] = {
             "asset": {"version": "2.0", "generator": GENERATOR, "extras": provenance(scene)},
             "scene": 0,
@@ -156,7 +160,7 @@ class _Writer:
             "buffers": [{"byteLength": self.length}],
             **{name: entries for name, entries in self.json.items() if entries},
         }
-        if scene.camera is not None and (camera := _camera(scene.camera)):
+        if camera:
             root["cameras"] = [camera]
         text = json.dumps(root, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
         text += b" " * (-len(text) % 4)

@@ -17,6 +17,7 @@ from .camera import expand, project, to_camera
 
 _LIGHT = np.array([-0.35, 0.5, 0.79]) / 0.9985  # unit, towards the light, in camera axes: a lamp above the viewer's left shoulder
 _NONE = np.zeros((0, 3), np.float32)
+_CLAY, _INK = np.array([222, 219, 214], np.float32), np.array([38, 58, 92], np.float32)  # of wireframes
 
 
 class MeshRenderer:
@@ -40,7 +41,29 @@ class MeshRenderer:
     def render(self, camera: Camera, width: int, height: int, *, shading: float = 0.4, supersample: int = 2) -> np.ndarray:
         """uint8 (height, width, 4), sRGB, straight alpha. shading: 0 shows the bare texture, 1 goes to black away from the lamp.
         supersample: rays per pixel side. Back faces aren't drawn; perspective drops faces that reach behind `znear`."""
-        w, h = width * supersample, height * supersample
+        seen = self._see(camera, width * supersample, height * supersample)
+        mixed = seen.mix(np.column_stack([self.values, self._cosines(camera)]))
+        return seen.picture(self._colors(mixed, seen) * _lit(mixed[:, 3:], shading), supersample)
+
+    def render_normals(self, camera: Camera, width: int, height: int, *, supersample: int = 2) -> np.ndarray:
+        """As `render`, the surface's direction in camera axes as a colour: red to the right, green up, blue towards the camera; -1..1 is 0..255."""
+        seen = self._see(camera, width * supersample, height * supersample)
+        mixed = seen.mix(self.normals @ camera.pose.rotation_matrix().astype(np.float32))
+        mixed /= np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-9)
+        return seen.picture((mixed + 1) * np.float32(127.5), supersample)
+
+    def render_wireframe(self, camera: Camera, width: int, height: int, *, line: float = 0.8, supersample: int = 2) -> np.ndarray:
+        """As `render`, in clay, with the edges of the faces that look this way; line: their width in pixels."""
+        seen = self._see(camera, width * supersample, height * supersample)
+        lit = _lit(seen.mix(self._cosines(camera)[:, None]), 0.45)
+        ink = np.clip(0.5 * line * supersample + 0.5 - seen.edge_distance(), 0, 1)[:, None]
+        return seen.picture(lit * _CLAY * (1 - ink) + _INK * ink, supersample)
+
+    def _cosines(self, camera: Camera) -> np.ndarray:
+        return self.normals @ (camera.pose.rotation_matrix() @ _LIGHT).astype(np.float32)
+
+    def _see(self, camera: Camera, w: int, h: int) -> _Seen:
+        """What is in front at each pixel of a w x h picture."""
         xy, distance = project(camera, w, h, to_camera(camera, self.vertices))
         corners = xy[self.faces].astype(np.float64)
         edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
@@ -54,30 +77,60 @@ class MeshRenderer:
         shown = np.flatnonzero(visible)
         corners, area, faces = corners[shown], area[shown], self.faces[shown]
         face, pixels = _nearest(corners, nearness[faces].astype(np.float64), w, h)
+        return _Seen(w, h, faces, shown, corners, area, face, pixels, nearness if camera.kind == "perspective" else None)
 
-        light = (camera.pose.rotation_matrix() @ _LIGHT).astype(np.float32)
-        table = np.column_stack([self.values, self.normals @ light, np.ones(len(self.vertices), np.float32)])
-        if camera.kind == "perspective":  # what is affine on the surface is affine in the picture once divided by the distance
-            table *= nearness[:, None]
-        mixed = _interpolate(table[faces], corners, area, face, pixels, w)
-        mixed = mixed[:, :4] / mixed[:, 4:]
-        image = np.zeros((h * w, 4), np.float32)
-        image[pixels, :3] = self._colors(mixed, face, shown, area) * _lit(mixed[:, 3:], shading)
-        image[pixels, 3] = 1
-        return _reduce(image.reshape(h, w, 4), supersample)
-
-    def _colors(self, mixed: np.ndarray, face: np.ndarray, shown: np.ndarray, area: np.ndarray) -> np.ndarray:
+    def _colors(self, mixed: np.ndarray, seen: _Seen) -> np.ndarray:
         """(P, 3) float32 0..255, unlit."""
         colors = np.ascontiguousarray(mixed[:, :3])
-        owner = self.owner[shown]
+        owner = self.owner[seen.shown]
         for number, surface in enumerate(self.surfaces):
             if textured(surface.mesh):
                 theirs = owner == number
-                mine = np.flatnonzero(theirs[face])
+                mine = np.flatnonzero(theirs[seen.face])
                 if len(mine):
                     uvs = mixed[:, :2] if len(mine) == len(mixed) else mixed[mine, :2]
-                    colors[mine] = surface.sample(self.values[self.faces[shown[theirs]], :2], area[theirs], uvs)
+                    colors[mine] = surface.sample(self.values[self.faces[seen.shown[theirs]], :2], seen.area[theirs], uvs)
         return colors
+
+
+@dataclass
+class _Seen:
+    """A picture before it has colours. faces (F, 3): those that look this way, rows `shown` of all; corners (F, 3, 2) px, area (F,) twice theirs; face (P,): which
+    of them is in front at each covered pixel, pixels (P,): flat indices. nearness: of each vertex, where what is affine on the surface isn't so in the picture."""
+
+    w: int
+    h: int
+    faces: np.ndarray
+    shown: np.ndarray
+    corners: np.ndarray
+    area: np.ndarray
+    face: np.ndarray
+    pixels: np.ndarray
+    nearness: np.ndarray | None
+
+    def mix(self, table: np.ndarray) -> np.ndarray:
+        """Values of vertices (V, C) -> of pixels (P, C) float32."""
+        if self.nearness is None:
+            return _interpolate(table[self.faces], self.corners, self.area, self.face, self.pixels, self.w)
+        over = np.column_stack([table, np.ones(len(table), np.float32)]) * self.nearness[:, None]  # affine in the picture again
+        mixed = _interpolate(over[self.faces], self.corners, self.area, self.face, self.pixels, self.w)
+        return mixed[:, :-1] / mixed[:, -1:]
+
+    def edge_distance(self) -> np.ndarray:
+        """How far each pixel's centre lies from the nearest edge of its face, in pixels (P,)."""
+        shares = _interpolate(
+            np.broadcast_to(np.eye(3, dtype=np.float32), (len(self.faces), 3, 3)), self.corners, self.area, self.face, self.pixels, self.w
+        )
+        opposite = np.linalg.norm(self.corners[:, [2, 0, 1]] - self.corners[:, [1, 2, 0]], axis=2)  # of each corner
+        heights = (self.area[:, None] / np.maximum(opposite, 1e-12)).astype(np.float32)
+        return np.asarray((shares * heights[self.face]).min(axis=1))
+
+    def picture(self, colors: np.ndarray, supersample: int) -> np.ndarray:
+        """Colours of pixels (P, 3) 0..255 -> uint8 (h, w, 4) / supersample."""
+        image = np.zeros((self.h * self.w, 4), np.float32)
+        image[self.pixels, :3] = colors
+        image[self.pixels, 3] = 1
+        return _reduce(image.reshape(self.h, self.w, 4), supersample)
 
 
 @dataclass
