@@ -14,7 +14,7 @@ from comfyui_sam3d.worker.geometry.texture import BakeOptions, bake  # noqa: E40
 from comfyui_sam3d.worker.geometry.texture.atlas import covered, nearest_points, texels  # noqa: E402
 from comfyui_sam3d.worker.geometry.texture.direct import Gaussians, blend, direct_colors  # noqa: E402
 from comfyui_sam3d.worker.geometry.texture.fit import bilinear, fit, scatter  # noqa: E402
-from comfyui_sam3d.worker.geometry.texture.multiview import Rig, view_colors  # noqa: E402
+from comfyui_sam3d.worker.geometry.texture.multiview import EDGE, Rig, _unhidden, view_colors  # noqa: E402
 from comfyui_sam3d.worker.geometry.texture.nearest import Grid, Tree  # noqa: E402
 from comfyui_sam3d.worker.geometry.texture.padding import exact_nearest_known, fill, nearest_known  # noqa: E402
 from comfyui_sam3d.worker.job import QuietJob  # noqa: E402
@@ -213,6 +213,18 @@ def test_views_see_what_isnt_hidden(device: str) -> None:
     assert torch.allclose(colors.cpu(), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]), atol=0.12)
     enclosed = view_colors(points * 0, normals[:1].expand(2, 3), vertices[:4], faces[:2], g, Rig.around(vertices, 4, 32), QuietJob())
     assert enclosed[1].shape == (2,)
+
+
+def test_what_hides_a_part_hides_a_little_more_than_itself() -> None:
+    """A plate at depth 1 covers the left half, a wall at depth 2 the rest: splats on the plate's edge overhang it, onto the wall's picture."""
+    depth = torch.full((32, 32), 2.0)
+    depth[:, :16] = 1.0
+    nearest = -torch.nn.functional.max_pool2d(-depth[None, None], 2 * EDGE, stride=1)[0, 0]
+    columns = torch.tensor([8.5, 15.5, 16.5, 16.5 + EDGE - 2, 16.5 + EDGE - 1, 24.5])
+    screen = torch.stack([columns, torch.full((6,), 16.0), torch.tensor([1.0, 1, 2, 2, 2, 2])], dim=1)
+    assert _unhidden(screen, nearest, torch.ones(6), focal=40.0).tolist() == [True, True, False, False, True, True]
+    behind = screen + torch.tensor([0, 0, 0.5])
+    assert _unhidden(behind, nearest, torch.ones(6), focal=400.0).tolist() == [False] * 6
 
 
 # -- fitting
