@@ -26,12 +26,12 @@ JUMP_SIZE = 518  # the picture's size that it is meant for; larger pixels span m
 def target_points(points: Array, mask: Array, rule: Rule) -> Array:
     """points: (H, W, 3) in camera axes, NaN where there is none; mask: bool (H, W) -> (M, 3), the points that are surely the object's.
 
-    depth_edges (the later revision): none from where depth jumps, which lie between two surfaces. quantile (the released code): none of the farthest tenth.
+    depth_edges (the later revision): none from where depth jumps under the mask, which lie between two surfaces; what is beside the mask doesn't count, so that a
+    map with a background loses no more than one without. quantile (the released code): none of the farthest tenth.
     """
-    known = np.isfinite(points).all(axis=-1)
-    inside = mask & known
+    inside = mask & np.isfinite(points).all(axis=-1)
     if rule == "depth_edges":
-        return points[inside & ~depth_edges(points[..., 2], known, JUMP * max(1.0, JUMP_SIZE / max(mask.shape)))]
+        return points[inside & ~depth_edges(points[..., 2], inside, JUMP * max(1.0, JUMP_SIZE / max(mask.shape)))]
     found = points[inside]
     if len(found) == 0:
         return found

@@ -57,11 +57,10 @@ class Lens:
         return (0.5 / self.unit) ** 2
 
     def flat(self, points: Tensor) -> Tensor:
-        """Camera axes (N, 3) -> places on the picture (N, 2); of what isn't before the camera, anywhere."""
-        depth = torch.where(points[:, 2:] > 0, points[:, 2:], 1.0)
+        """Camera axes (N, 3) -> places on the picture (N, 2)."""
         focal, middle = points.new_tensor(self.focal), points.new_tensor(self.centre)
         size = points.new_tensor([self.width, self.height])
-        return (size - 2 * middle) / self.unit + 2 / self.unit * focal * points[:, :2] / depth
+        return (size - 2 * middle) / self.unit + 2 / self.unit * focal * points[:, :2] / points[:, 2:]
 
     def pixels(self, points: Tensor) -> Tensor:
         """Camera axes (N, 3) -> pixel x, pixel y (down), depth (N, 3), as worker/ops/rasterise.py takes them."""
@@ -77,11 +76,12 @@ def soft_silhouette(
     layers: of the faces that count at a pixel, only so many, the nearest in depth; None: all of them, which leaves alpha smooth. Faces with a corner that isn't
     finite or not before the camera aren't drawn, nor those without area.
     """
+    before = (torch.isfinite(points) & (points[:, 2:] > 0)).all(1)
+    points = torch.where(before[:, None], points, points.new_tensor([0.0, 0.0, 1.0]))  # so that no gradient is NaN
     flat = lens.flat(points)
     corners = flat.detach()[faces]
     ab, ac = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
     area = ab[:, 0] * ac[:, 1] - ab[:, 1] * ac[:, 0]
-    before = (torch.isfinite(points) & (points[:, 2:] > 0)).all(1)
     drawn = (before[faces].all(1) & (area.abs() > _NO_AREA)).nonzero()[:, 0]
     faces = torch.where(area[drawn, None] > 0, faces[drawn], faces[drawn].flip(1))  # all anticlockwise
     depth = points.detach()[:, 2][faces]
