@@ -19,6 +19,7 @@ from comfyui_sam3d.worker.ops import backends  # noqa: E402
 from comfyui_sam3d.worker.ops.group_norm import group_norm  # noqa: E402
 from comfyui_sam3d.worker.ops.neighbours import child_table, neighbour_table  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import _chunks, folded_kernel, subdivided_conv3, submanifold_conv3  # noqa: E402
+from comfyui_sam3d.worker.ops.sparse_fused import gather_sum, norm_silu  # noqa: E402
 from comfyui_sam3d.worker.ops.window_attention import group_rows, grouped_attention, window_ids  # noqa: E402
 from comfyui_sam3d.worker.sam3d.architecture import mix_precision  # noqa: E402
 from comfyui_sam3d.worker.sam3d.mesh_decoder import MeshDecoder, SubdivideBlock  # noqa: E402
@@ -258,6 +259,36 @@ def test_group_norm(
     wanted = torch.cat(parts)
     assert got.dtype == dtype
     assert (got - (F.silu(wanted) if silu else wanted)).abs().max() < (1e-4 if dtype == torch.float32 else 2e-2)
+
+
+# -- what stands between the convolutions
+
+
+@each_backend("sparse_fused")
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("same", [False, True])
+def test_sums_of_gathered_rows(backend: str, dtype: torch.dtype, same: bool) -> None:
+    values, bias, weight = drawn(9, 4, 24).to(dtype), drawn(24, seed=1).to(dtype), drawn(40, seed=2)
+    if same:
+        values = values[:, :1].expand(-1, 4, -1)
+    table = torch.randint(-1, 9, (40, 4), generator=source()).int().to(DEVICE)
+    sums = torch.zeros(40, 24, dtype=torch.float64, device=DEVICE)
+    for row, places in enumerate(table.tolist()):
+        for k, place in enumerate(places):
+            sums[row] += values[place, k].double() if place >= 0 else 0
+    near(gather_sum(values, table), sums, dtype)
+    near(gather_sum(values, table, weight=weight), weight[:, None] * sums, dtype)
+    near(gather_sum(values, table, bias=bias, weight=weight), bias + weight[:, None] * sums, dtype)
+
+
+@each_backend("sparse_fused")
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_norm_and_silu(backend: str, dtype: torch.dtype) -> None:
+    x, mult, add = (3 * drawn(37, 200) + 1).to(dtype), drawn(200, seed=1).to(dtype), drawn(200, seed=2)
+    wanted = F.silu(F.layer_norm(x.double(), (200,), eps=1e-6) * mult + add)
+    near(norm_silu(x, mult, add, eps=1e-6), wanted, dtype)
+    if backend == "torch":  # rounded once, at the end
+        assert torch.equal(norm_silu(x, mult, add, eps=1e-6), norm_silu(x.float(), mult, add, eps=1e-6).to(dtype))
 
 
 # -- the decoders that are made of them
