@@ -118,8 +118,8 @@ def _open(path: Path) -> tuple[Callable[[str], Tensor], dict[str, None]]:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as problem:  # torch raises whatever the damaged part raises
         raise SetupError(f"{path} can't be read as weights: {problem}.", "Fetch it again; files that hold code are refused.") from problem
-    state = data.get("state_dict", data) if isinstance(data, dict) else {}
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    state = data.get("state_dict", data) if isinstance(data, dict) else None
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)} if isinstance(state, dict) else {}
     if not tensors:
         raise SetupError(f"{path} holds no tensors.", "Fetch it again.")
     return tensors.__getitem__, dict.fromkeys(tensors)
