@@ -49,7 +49,7 @@ class Cancel(Record):
 
 @dataclass(frozen=True)
 class Hello(Record):
-    """The worker's first message, once. engines: the names it can run."""
+    """The worker's first message, once. engines: the names it knows; `auto` is the last of them."""
 
     protocol: int
     version: str

@@ -194,6 +194,7 @@ def _described(scene: Scene) -> dict[str, Any]:
             }
             for item in scene.objects
         ],
+        "in_effect": pack(scene.parameters.get("in_effect", {}))[0],  # what the engine made of quality and options
         "timings": {stage: round(seconds, 4) for stage, seconds in scene.timings.items()},
         "warnings": list(scene.warnings),
     }

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ...weights.store import Store
 
 CODE = 1  # raised when a stage computes something else than before: old entries of the cache are then never found
-SHARES = {"point map": 1.0, "structure": 8.0, "latents": 8.0, "decode": 1.5, "mesh": 4.0, "texture": 3.0}
+SHARES = {"point map": 1.0, "structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0}  # of the time
 
 
 def reconstruct(request: ReconstructRequest, job: Job) -> Scene:
@@ -136,7 +136,14 @@ class _Run:
     def _structures(self, points: PointMap, points_key: str) -> tuple[list[Structure], list[str]]:
         options = self.settings.structure
         keys = [
-            self._key("structure", points=points_key, mask=self.alphas[i].numpy(), number=i, options=vars(options), **self._drawn())
+            self._key(
+                "structure",
+                points=points_key,
+                mask=self.alphas[i].numpy(),
+                number=i,
+                options=vars(options),
+                **self._drawn(self.request.seed),
+            )
             for i in range(len(self.alphas))
         ]
         made = {i: _structure_of(found) for i, key in enumerate(keys) if (found := self.cache.get(key)) is not None}
@@ -157,7 +164,8 @@ class _Run:
 
     def _latents(self, structures: Sequence[Structure], keys: Sequence[str]) -> tuple[list[StructuredLatent], list[str]]:
         options = self.settings.latents
-        own = [self._key("latents", structure=key, options=vars(options), **self._drawn()) for key in keys]
+        seed = self.request.seed if self.request.sam3d.latent_seed is None else self.request.sam3d.latent_seed
+        own = [self._key("latents", structure=key, options=vars(options), **self._drawn(seed)) for key in keys]
         made = {
             i: StructuredLatent(structures[i].coords, torch.from_numpy(found[1]["features"]))
             for i, key in enumerate(own)
@@ -166,8 +174,9 @@ class _Run:
         missing = [i for i in range(len(own)) if i not in made]
         if missing:
             coords = [structures[i].coords for i in missing]
+            noise = self.noise if seed == self.request.seed else Noise(seed, compatible=self.noise.compatible)
             fresh = self.pipeline.latents(
-                self.image, self.alphas[missing], coords, options, self.noise, numbers=missing, on_step=self._report("latents")
+                self.image, self.alphas[missing], coords, options, noise, numbers=missing, on_step=self._report("latents")
             )
             for i, item in zip(missing, fresh):
                 made[i] = item
@@ -200,9 +209,9 @@ class _Run:
     def _key(self, stage: str, **parts: Any) -> str:
         return key_of(stage, code=CODE, weights=self.engine.store.digest, device=self.engine.device.type, **parts)
 
-    def _drawn(self) -> dict[str, Any]:
+    def _drawn(self, seed: int) -> dict[str, Any]:
         """What decides the noise."""
-        return {"seed": self.request.seed, "noise": self.request.sam3d.noise}
+        return {"seed": seed, "noise": self.request.sam3d.noise}
 
     def _report(self, stage: str) -> Callable[[int, int], None]:
         return lambda done, total: self.job.step(stage, done, total)

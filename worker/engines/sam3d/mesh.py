@@ -22,14 +22,14 @@ def finish(
     info: dict[str, Any] = {"raw_faces": len(mesh.faces)}
     if request.sam3d.mesh == "raw" or len(mesh.faces) == 0:
         return mesh, info
-    with timed(job, "mesh"):
+    with timed(job, "clean-up"):
         options = CleanOptions(budget=settings.face_budget, smooth=request.sam3d.smooth)
         try:
             cleaned = clean(mesh, options, job, device)
         except (EngineError, InputError) as problem:  # a surface that isn't one: better as it is than none
             job.log(f"the mesh could not be cleaned: {problem.message}", "warning")
             return mesh, {**info, "clean": {"failed": problem.message}}
-    info["clean"] = dict(cleaned.report)
+    info["clean"] = {key: value for key, value in cleaned.report.items() if key != "seconds"}  # equal requests, equal files
     if settings.texture == "colors" or splats is None:
         return cleaned.mesh, info
     baked = bake(cleaned.mesh, splats, job, BakeOptions(size=settings.texture_size, mode=settings.texture), device)
