@@ -14,6 +14,7 @@ from comfyui_sam3d.worker.ops import backends  # noqa: E402
 from comfyui_sam3d.worker.sam3d import flexicubes  # noqa: E402
 from comfyui_sam3d.worker.sam3d.flexicubes_tables import CORNERS, tables  # noqa: E402
 
+from flexicubes_reference import reference  # noqa: E402
 from voxel_shapes import scattered, source  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -86,6 +87,21 @@ def test_sparse_and_dense_grids_give_the_same_surface() -> None:
     got, wanted = flexicubes.surface(sparse), flexicubes.surface(dense)
     assert len(wanted.faces) > 100 and torch.equal(got.faces, wanted.faces)
     assert torch.equal(got.vertices, wanted.vertices) and torch.equal(got.attributes, wanted.attributes)
+
+
+@pytest.mark.parametrize(("side", "share", "exact"), [(2, 1.0, True), (3, 0.6, False), (4, 1.0, True), (5, 0.3, False), (6, 0.8, False)])
+def test_a_surface_is_its_definition(side: int, share: float, exact: bool) -> None:
+    """Sparse and full grids in any order; with exact zeros among the signs, where means can hold them."""
+    draw = source(side)
+    cubes = cells(side, share, side)
+    cubes = cubes[torch.randperm(len(cubes), generator=draw)]
+    features = torch.randn(len(cubes), 101, generator=draw)
+    if exact:
+        features[:, flexicubes.SDF] = (2 * features[:, flexicubes.SDF]).round() / 4
+    found = flexicubes.extract_surface(cubes, features, side)
+    values, faces = reference(cubes, features, side)
+    assert torch.equal(found.faces, faces)
+    assert torch.allclose(torch.cat([found.vertices, found.attributes], dim=1).double(), values, atol=1e-5)
 
 
 @pytest.mark.parametrize("side", [1024, 8192])
