@@ -45,6 +45,9 @@ def test_replay(path: Path) -> None:
             assert replay.compare(got, golden.wanted, golden.tolerance) == [], way.__name__
 
 
-@pytest.mark.parametrize("path", [p for p in replay.files(".json") if p.name == "error_cases.json"], ids=lambda p: p.parent.name)
-def test_error_cases(path: Path) -> None:
+@pytest.mark.parametrize(
+    "path", [path for path in replay.files(".json") if replay.kind_of(path)], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_replay_documents(path: Path) -> None:
+    assert replay.kind_of(path) == "error_cases", f"{path.name} has the unknown kind {replay.kind_of(path)!r}"
     assert stage1_errors.error_cases(json.loads(path.read_text(encoding="utf-8"))) == []
