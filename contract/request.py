@@ -191,15 +191,20 @@ class ReconstructRequest(Record):
         for output in self.outputs:
             if output not in FORMATS:
                 raise OptionError(f"{output!r} is no output format.", f"Choose among: {', '.join(FORMATS)}.")
-        self._take_usual()
-
-    def _take_usual(self) -> None:
-        """A target's texture size and face budget stand where none is given; what is given isn't made smaller when files are written."""
-        for name in ("texture_size", "face_budget"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(self.export.usual, name))
         if self.export.target != "none" and self.export.max_texture is None and self.texture_size is not None:
-            object.__setattr__(self, "export", self.export.replace(max_texture=self.texture_size))
+            object.__setattr__(
+                self, "export", self.export.replace(max_texture=self.texture_size)
+            )  # what was given isn't made smaller afterwards
+
+    @property
+    def texture_wanted(self) -> int | None:
+        """texture_size, else the target's; None: as quality says."""
+        return self.texture_size or self.export.usual.texture_size
+
+    @property
+    def faces_wanted(self) -> int | None:
+        """face_budget, else the target's; None: as quality says."""
+        return self.face_budget or self.export.usual.face_budget
 
     def content_key(self) -> str:
         """sha256 of everything that decides the result."""

@@ -210,3 +210,17 @@ def test_pictures_show_the_scene_as_it_was_placed() -> None:
         for options in (ExportOptions(preview_size=64), ExportOptions(preview_size=64, target="unreal", space="floor"))
     )
     assert plain == moved
+
+
+def test_the_engine_decodes_what_pictures_need() -> None:
+    pytest.importorskip("torch", reason="the engine sam3d needs the layer `model`")
+    from comfyui_sam3d.contract.request import PICTURES, ReconstructRequest
+    from comfyui_sam3d.worker.engines.sam3d.settings import settings_of
+
+    def wants(*outputs: str) -> tuple[bool, bool]:
+        made = settings_of(ReconstructRequest(np.zeros((2, 2, 3), np.uint8), np.ones((1, 2, 2), bool), outputs=outputs))
+        return made.want_mesh, made.want_splats
+
+    assert all(wants(kind) == (True, False) for kind in PICTURES)
+    assert wants("ply", "preview") == (False, True)  # the splats will do
+    assert wants("ply", "wireframe") == wants("ply", "normals") == (True, True)

@@ -13,6 +13,7 @@ from comfyui_sam3d.contract.errors import OptionError, SetupError
 from comfyui_sam3d.contract.request import ExportOptions, ReconstructRequest
 from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Scene, SceneObject
 from comfyui_sam3d.contract.targets import TARGETS
+from comfyui_sam3d.worker.draft.presets import resolve
 from comfyui_sam3d.worker.geometry import encode, ready
 from comfyui_sam3d.worker.geometry.assemble import Assembly
 from comfyui_sam3d.worker.geometry.floor import floor_of, ground
@@ -110,12 +111,15 @@ def test_texture_and_faces_of_a_target_are_defaults_of_the_request() -> None:
 
     def sizes(**more: object) -> tuple[int | None, int | None, int | None]:
         made = ReconstructRequest(picture, mask, **more)
-        assert ReconstructRequest(**{**vars(made)}).content_key() == made.content_key()  # made again from its own fields, it is the same
-        return made.texture_size, made.face_budget, made.export.max_texture
+        assert ReconstructRequest(**vars(made)).content_key() == made.content_key()  # made again from its own fields, it is the same
+        return made.texture_wanted, made.faces_wanted, made.export.max_texture
 
+    web = ExportOptions(target="web")
     assert sizes() == (None, None, None) and sizes(export=ExportOptions(target="blender")) == (None, None, None)
-    assert sizes(export=ExportOptions(target="web")) == (1024, 10_000, 1024)
-    assert sizes(export=ExportOptions(target="web"), texture_size=2048, face_budget=700) == (2048, 700, 2048)
+    assert sizes(export=web) == (1024, 10_000, None)
+    assert sizes(export=web, texture_size=2048, face_budget=700) == (2048, 700, 2048)
+    small = resolve(ReconstructRequest(picture, mask, export=web, quality="best"), mask[0], False)
+    assert (small.texture, small.face_budget, small.texture_fixed) == (1024, 10_000, False)  # small sprites aren't enlarged for a target
     with pytest.raises(OptionError, match="target"):
         ExportOptions(target="maya")
 

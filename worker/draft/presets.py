@@ -74,7 +74,7 @@ def guess_preset(mask: np.ndarray, pixel_art: bool) -> tuple[str, str]:
 
 def texture_side(request: ReconstructRequest) -> int:
     """Pixels along a chart's longest side, at most."""
-    return request.texture_size or QUALITIES[request.quality][1]
+    return request.texture_wanted or QUALITIES[request.quality][1]
 
 
 def resolve(request: ReconstructRequest, mask: np.ndarray, pixel_art: bool) -> Parameters:
@@ -103,7 +103,7 @@ def resolve(request: ReconstructRequest, mask: np.ndarray, pixel_art: bool) -> P
         hole_min=draft.hole_min,
         smooth_outline=draft.smooth_outline,
         remove_shading=draft.remove_shading,
-        face_budget=request.face_budget,
+        face_budget=request.faces_wanted,
         splat_side=splat_side,
         splat_target=draft.splat_target,
         size=request.size,

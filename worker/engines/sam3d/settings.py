@@ -66,8 +66,8 @@ def settings_of(request: ReconstructRequest) -> Settings:
         ),
         splats_per_voxel=own.splats_per_voxel or usual["splats"],
         texture=own.texture or "direct",
-        texture_size=request.texture_size or usual["texture_size"],
-        face_budget=request.face_budget or usual["faces"],
+        texture_size=request.texture_wanted or usual["texture_size"],
+        face_budget=request.faces_wanted or usual["faces"],
         want_mesh=bool(wanted & _MESH) or (pictures_only and bool(wanted & _PICTURES)) or not wanted,
         want_splats=bool(wanted & _SPLATS) or not wanted,
     )
