@@ -14,12 +14,12 @@ pytest.importorskip("torch", reason="the layer `model` isn't installed: python s
 pytest.importorskip("huggingface_hub", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
 
-from comfyui_sam3d.contract.errors import OutputError, SetupError  # noqa: E402
-from comfyui_sam3d.worker.weights import fake, layout  # noqa: E402
-from comfyui_sam3d.worker.weights import fetch as fetching  # noqa: E402
-from comfyui_sam3d.worker.weights.store import open_store  # noqa: E402
+from comfyui_sam3d.contract.errors import OutputError, SetupError
+from comfyui_sam3d.worker.weights import fake, layout
+from comfyui_sam3d.worker.weights import fetch as fetching
+from comfyui_sam3d.worker.weights.store import open_store
 
-from hub_server import Hub, serving  # noqa: E402
+from hub_server import Hub, serving
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 BIG = "checkpoints/slat_decoder_mesh.ckpt"
@@ -48,6 +48,7 @@ def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (constants, file_download.constants):
         monkeypatch.setattr(module, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
         monkeypatch.setattr(module, "DOWNLOAD_CHUNK_SIZE", 500)  # what of a broken answer is lost at most: 10 MB otherwise
+    monkeypatch.setattr(fetching, "WAITS", (0.0, 0.0))
     impatient = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})  # between two attempts of the library
     monkeypatch.setattr(file_download, "time", impatient)
 
@@ -129,7 +130,7 @@ def test_a_connection_that_breaks_again_and_again(hub, tmp_path):
 
 
 def test_what_arrived_is_kept_for_the_next_run(hub, tmp_path):
-    hub.cuts[BIG] = [1_000_000] + [0] * 40
+    hub.cuts[BIG] = [1_000_000] + [0] * 60
     with pytest.raises(SetupError, match=r"slat_decoder_mesh.ckpt can't be fetched") as caught:
         fetching.fetch(tmp_path, Events(), endpoint=hub.url)
     assert "goes on where it stopped" in caught.value.hint and not (tmp_path / "slat_decoder_mesh.ckpt").exists()
@@ -144,7 +145,7 @@ def test_what_arrived_is_kept_for_the_next_run(hub, tmp_path):
 
 
 def test_a_part_of_another_version_is_not_continued(hub, tmp_path):
-    hub.cuts[BIG] = [1_000_000] + [0] * 40
+    hub.cuts[BIG] = [1_000_000] + [0] * 60
     with pytest.raises(SetupError):
         fetching.fetch(tmp_path, Events(), endpoint=hub.url)
     hub.cuts.clear()
@@ -194,8 +195,9 @@ def test_nothing_to_hold_it_against_is_recorded_and_said(hub, tmp_path):
     assert recorded["ss_decoder.ckpt"]["sha256"] == hashlib.sha256(hub.files["checkpoints/ss_decoder.ckpt"]).hexdigest()
 
 
-def test_a_hub_that_stalls_or_isnt_there(hub, tmp_path):
-    hub.pause = 0.8
+def test_a_hub_that_stalls_or_isnt_there(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "WAITS", ())
+    hub.pause = 0.6
     with pytest.raises(SetupError, match=r"pipeline\.yaml can't be fetched"):
         fetching.fetch(tmp_path, Events(), endpoint=hub.url)
     with pytest.raises(SetupError, match="can't be reached"):

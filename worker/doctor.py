@@ -138,7 +138,7 @@ def _weights(lacking: list[str]) -> Check:
         return ("weights", "note", f"in {folder}; but {problem.message[0].lower()}{problem.message[1:]}".replace("\n  ", " "), problem.hint)
     if lacking:
         return ("weights", "ok", f"in {folder}", "")
-    from .weights import config, store
+    from .weights import config, status
 
     try:
         config.architecture_of(folder)
@@ -152,7 +152,7 @@ def _weights(lacking: list[str]) -> Check:
             "Unset SAM3D_WEIGHTS, or remove the folder.",
         )
     slow = [network.stem for network in layout.NETWORKS if (path := network.there(folder)) and path.suffix != ".safetensors"]
-    if slow or store.stale(folder):
+    if slow or status.stale(folder):
         return ("weights", "note", f"in {folder}, not converted: each start reads twice as much", "Type: sam3d weights convert")
     return ("weights", "ok", f"in {folder}", "")
 

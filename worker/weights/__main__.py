@@ -44,7 +44,7 @@ def _do(given: argparse.Namespace, report: Report) -> bool:
             f"{len(fetched) or 'no'} file{'' if len(fetched) == 1 else 's'} fetched; next: sam3d weights convert (once, for a fast start)"
         )
     elif given.verb == "status":
-        from .verify import status
+        from .status import status
 
         folder = locate.nearest(given.folder)
         ok = status(folder, report)

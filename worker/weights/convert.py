@@ -18,7 +18,7 @@ from ...contract.errors import SetupError
 from ...vendor.moge import checkpoint as moge_files
 from ..sam3d.architecture import Architecture
 from ..sam3d.checkpoint import Weights
-from . import config, layout, records, tensors
+from . import config, files, layout, records, tensors
 from .store import dtypes
 
 DUPLICATE = "_base_models.decoder."  # in ss_generator.ckpt: the occupancy decoder, which has a file of its own
@@ -58,7 +58,7 @@ def plan_of(architecture: Architecture, stem: str) -> dict[str, torch.dtype]:
 def _due(source: Path, target: Path, report: Report, again: bool) -> bool:
     if not again and target.is_file():
         try:
-            same = tensors.metadata(target).get("source_fingerprint") == records.fingerprint(source)
+            same = files.metadata(target).get("source_fingerprint") == records.fingerprint(source)
         except SetupError:
             same = False  # cut short: it is made again
         if same:
@@ -88,8 +88,8 @@ def _convert(
         )
     items = [tensors.Item(name, tuple(found[name].shape), dtype, lambda name=name: found[name]) for name, dtype in plan.items()]  # type: ignore[misc]
     total, size = sum(item.size for item in items), source.stat().st_size
-    tensors.check_space(target.parent, total)
-    source_sha256 = tensors.hash_file(source, lambda done: report("bytes", name=source.name, what="reading", done=done, total=size))
+    files.check_space(target.parent, total)
+    source_sha256 = files.hash_file(source, lambda done: report("bytes", name=source.name, what="reading", done=done, total=size))
     metadata = {
         "format": "pt",
         "source": source.name,
@@ -112,7 +112,7 @@ def _convert(
 
 def _check(path: Path, found: Mapping[str, Tensor], plan: Mapping[str, torch.dtype]) -> None:
     """What was written says the same: names, shapes, and the values of some tensors, others for each file."""
-    header = tensors.header(path)
+    header = files.header(path)
     if header.keys() - {"__metadata__"} != plan.keys():
         raise SetupError(f"{path} hasn't the names that it should have.", "Type the same command again.")
     from safetensors import safe_open

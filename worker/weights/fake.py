@@ -25,7 +25,7 @@ from ..sam3d.flow import SHAPE, SparseStructureFlow
 from ..sam3d.mesh_decoder import MeshDecoder
 from ..sam3d.occupancy import OccupancyDecoder, Upsample3d
 from ..sam3d.splat_decoder import SplatDecoder
-from . import config, layout, tensors
+from . import config, files, layout
 
 WARNING = "Made with random weights (sam3d weights fake): not a reconstruction of the picture."
 # MoGe at a tiny size: a name that only our own files have.
@@ -169,7 +169,7 @@ def write(folder: Path, *, tiny: bool = False, seed: int = 0, report: Callable[.
         raise OutputError(f"{folder} isn't an empty folder.", "Name one that isn't there: random weights never replace others.")
     architecture = TINY if tiny else Architecture()
     if not tiny:
-        tensors.check_space(folder, layout.MOGE_CHECKPOINT.about + sum(network.checkpoint.about for network in layout.NETWORKS))
+        files.check_space(folder, layout.MOGE_CHECKPOINT.about + sum(network.checkpoint.about for network in layout.NETWORKS))
     mark: dict[str, Any] = {"size": "tiny" if tiny else "full", "seed": seed}
     try:
         (folder / layout.MOGE).mkdir(parents=True, exist_ok=True)

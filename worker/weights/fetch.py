@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,10 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from ...contract.errors import OutputError, Sam3dError, SetupError
-from . import layout, records, tensors
+from . import files, layout, records
 
 PARTS = ".fetch"  # below the folder
+WAITS = (1.0, 5.0)  # seconds before another attempt after one that brought nothing; then that is the end
 Report = Callable[..., None]
 
 
@@ -72,7 +74,7 @@ def fetch(folder: Path, report: Report, *, endpoint: str | None = None) -> list[
         if _there(folder, wanted, remote, report):
             continue
         due.append((wanted, remote))
-    tensors.check_space(folder, sum(remote.size or 0 for _, remote in due) - _arrived(folder))
+    files.check_space(folder, sum(remote.size or 0 for _, remote in due) - _arrived(folder))
     for wanted, remote in due:
         _fetch_one(folder, wanted, remote, endpoint, report)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
@@ -85,9 +87,9 @@ def everything() -> list[Wanted]:
     official = repository == layout.REPOSITORY and not os.environ.get("SAM3D_WEIGHTS_REVISION")
     revision = os.environ.get("SAM3D_WEIGHTS_REVISION") or (layout.REVISION if official else "main")
     known = [*(layout.File(name, 0) for name in layout.SETTINGS), *(network.checkpoint for network in layout.NETWORKS)]
-    files = [Wanted(repository, revision, f"{layout.REMOTE_FOLDER}/{file.name}", file.name, file if official else None) for file in known]
+    model = [Wanted(repository, revision, f"{layout.REMOTE_FOLDER}/{file.name}", file.name, file if official else None) for file in known]
     moge = os.environ.get("SAM3D_MOGE_REPO") or layout.MOGE_REPOSITORY
-    return [*files, Wanted(moge, layout.MOGE_REVISION, Path(layout.MOGE_FILE).name, layout.MOGE_FILE, None)]
+    return [*model, Wanted(moge, layout.MOGE_REVISION, Path(layout.MOGE_FILE).name, layout.MOGE_FILE, None)]
 
 
 # -- what is there already
@@ -99,7 +101,7 @@ def _converted(folder: Path, wanted: Wanted) -> Path | None:
     if (folder / wanted.name).exists() or not path.is_file() or wanted.name.endswith(".yaml"):
         return None
     try:
-        source = tensors.metadata(path).get("source_sha256")
+        source = files.metadata(path).get("source_sha256")
     except Sam3dError:
         return None
     known = wanted.published.sha256 if wanted.published else None
@@ -114,7 +116,7 @@ def _there(folder: Path, wanted: Wanted, remote: Remote, report: Report) -> bool
     if record is None or remote.size not in (None, path.stat().st_size):
         if remote.size not in (None, path.stat().st_size):
             return False
-        sha256 = tensors.hash_file(path, lambda done: report("bytes", name=wanted.name, what="hashing", done=done, total=remote.size))
+        sha256 = files.hash_file(path, lambda done: report("bytes", name=wanted.name, what="hashing", done=done, total=remote.size))
         if _wrong(path, sha256, wanted, remote):
             return False
         records.save(folder, path, sha256, _source(wanted, remote))
@@ -136,6 +138,7 @@ def _fetch_one(folder: Path, wanted: Wanted, remote: Remote, endpoint: str | Non
     parts.mkdir(exist_ok=True)
     version = hashlib.sha256(f"{wanted.repository} {wanted.revision} {remote.digest}".encode()).hexdigest()[:12]
     part = parts / f"{wanted.name.replace('/', '_')}.{version}.part"
+    waits = list(WAITS)
     while True:
         before = part.stat().st_size if part.is_file() else 0
         try:
@@ -146,13 +149,13 @@ def _fetch_one(folder: Path, wanted: Wanted, remote: Remote, endpoint: str | Non
         except OSError as problem:
             if problem.filename is not None or (problem.errno is not None and not isinstance(problem, (ConnectionError, TimeoutError))):
                 raise OutputError(f"{part} can't be written: {problem.strerror or problem}.") from problem
-            again = _broken(part, before, wanted, problem)
+            again = _broken(part, before, wanted, problem, waits)
         except Exception as problem:  # of the library's HTTP client, which changed twice
-            again = _broken(part, before, wanted, problem)
+            again = _broken(part, before, wanted, problem, waits)
         report("log", name=wanted.name, level="warning", text=f"{again}; going on where it stopped")
         remote = _ask(wanted, endpoint)  # links to a file are good for an hour
     size = part.stat().st_size
-    sha256 = tensors.hash_file(part, lambda done: report("bytes", name=wanted.name, what="hashing", done=done, total=size))
+    sha256 = files.hash_file(part, lambda done: report("bytes", name=wanted.name, what="hashing", done=done, total=size))
     if problem := _wrong(part, sha256, wanted, remote):
         part.unlink()
         raise SetupError(
@@ -200,16 +203,18 @@ class _Counted:
         return getattr(self._file, name)
 
 
-def _broken(part: Path, before: int, wanted: Wanted, problem: Exception) -> str:
-    """Why it stopped, where something came before it did; else that is the end."""
-    if isinstance(problem, KeyboardInterrupt):  # pragma: no cover
-        raise problem
+def _broken(part: Path, before: int, wanted: Wanted, problem: Exception, waits: list[float]) -> str:
+    """Why it stopped, where there is reason to try again: something came before it did, or that hasn't been tried often."""
     if (part.stat().st_size if part.is_file() else 0) > before:
-        return f"the connection broke ({type(problem).__name__})"
-    raise SetupError(
-        f"{wanted.name} can't be fetched: {str(problem) or type(problem).__name__}",
-        "Type the same command again: it goes on where it stopped.",
-    ) from problem
+        waits[:] = WAITS
+    elif waits:
+        time.sleep(waits.pop(0))
+    else:
+        raise SetupError(
+            f"{wanted.name} can't be fetched: {str(problem) or type(problem).__name__}",
+            "Type the same command again: it goes on where it stopped.",
+        ) from problem
+    return f"the connection broke ({type(problem).__name__})"
 
 
 # -- the hub

@@ -14,8 +14,9 @@ from ...contract.errors import SetupError
 from ...vendor.moge import checkpoint as moge_files
 from ..sam3d import checkpoint
 from ..sam3d.architecture import Architecture, Part
-from . import config, layout, locate, records, tensors
+from . import config, layout, locate, records
 from .fake import MOGE_VITS, WARNING
+from .status import stale
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,6 @@ def dtypes(part: Part, dtype: torch.dtype) -> dict[str, torch.dtype]:
     with torch.device("meta"):
         module = part.to_precision(part.build(), dtype)
     return {name: tensor.dtype for name, tensor in module.state_dict().items()}
-
-
-def stale(folder: Path) -> list[tuple[Path, Path]]:
-    """Converted files beside an official one that they weren't made of, each with that one."""
-    pairs = [(folder / f"{stem}.safetensors", folder / f"{stem}.ckpt") for stem in layout.STEMS]
-    pairs.append((folder / layout.MOGE / "model.safetensors", folder / layout.MOGE_FILE))
-    both = [(path, source) for path, source in pairs if path.is_file() and source.is_file()]
-    return [(path, source) for path, source in both if tensors.metadata(path).get("source_fingerprint") != records.fingerprint(source)]
 
 
 def digest(folder: Path, moge: Path | None) -> str:

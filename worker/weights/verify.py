@@ -1,4 +1,4 @@
-"""Is what lies in the folder what it should be? Sizes and sha256 of every file, the settings, the keys and shapes of every network; or, cheaper, what is there."""
+"""Is what lies in the folder what it should be? Sizes and sha256 of every file, the settings, the keys and shapes of every network."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import torch
 from ...contract.errors import Sam3dError, SetupError
 from ...vendor.moge import checkpoint as moge_files
 from ..sam3d import checkpoint
-from . import config, layout, locate, records, tensors
+from . import config, files, layout, locate, records
 from .fake import MOGE_VITS
-from .store import stale
 
 Report = Callable[..., None]
 NO_DIGEST = "nobody published a digest of it"
@@ -31,38 +30,6 @@ class Found:
     published: layout.File
 
 
-def status(folder: Path, report: Report) -> bool:
-    """One event for each file that should be there; True where an engine could run. Opens headers, hashes nothing."""
-    old = {path for path, _ in stale(folder)}
-    for name in layout.SETTINGS:
-        _tell(report, folder / name, name)
-    for network in layout.NETWORKS:
-        path = network.there(folder)
-        _tell(report, path or folder / network.checkpoint.name, network.checkpoint.name, old, optional=network.optional)
-    moge = locate.find_moge(folder)
-    _tell(report, moge or folder / layout.MOGE_FILE, layout.MOGE_FILE, old)
-    return not layout.missing(folder) and moge is not None
-
-
-def _tell(report: Report, path: Path, name: str, old: set[Path] | None = None, *, optional: bool = False) -> None:
-    if not path.is_file():
-        report(
-            "file",
-            name=name,
-            state="optional" if optional else "missing",
-            bytes=None,
-            text="only for four splats a voxel" if optional else "",
-        )
-        return
-    text = "" if path.name == Path(name).name else f"as {path.name}"
-    if path in (old or ()):
-        report(
-            "file", name=name, state="stale", bytes=path.stat().st_size, text=f"{text}, made of another file: convert again".lstrip(", ")
-        )
-        return
-    report("file", name=name, state="there", bytes=path.stat().st_size, text=text)
-
-
 def verify(folder: Path, report: Report) -> bool:
     """Everything that can be checked. False where a file is damaged or lacks, or isn't what this version implements; each of it was reported."""
     good = True
@@ -75,8 +42,8 @@ def verify(folder: Path, report: Report) -> bool:
         report("file", name=name, state="missing", bytes=None, text="")
         good = False
     fake = (folder / layout.FAKE_FILE).is_file()
-    files, lock = list(_files(folder, fake)), threading.Lock()
-    sums = {found.path: (0, found.path.stat().st_size) for found in files}
+    here, lock = list(_files(folder, fake)), threading.Lock()
+    sums = {found.path: (0, found.path.stat().st_size) for found in here}
 
     def hashed(found: Found) -> str:
         def count(done: int) -> None:
@@ -85,10 +52,10 @@ def verify(folder: Path, report: Report) -> bool:
                 done_, total = (sum(column) for column in zip(*sums.values()))
                 report("bytes", name=found.name, what="hashing", done=done_, total=total)
 
-        return tensors.hash_file(found.path, count)
+        return files.hash_file(found.path, count)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for found, sha256 in zip(files, pool.map(hashed, files)):
+        for found, sha256 in zip(here, pool.map(hashed, here)):
             state, text = _judge(folder, found, sha256)
             report("file", name=found.name, state=state, bytes=found.path.stat().st_size, text=text)
             good &= state != "damaged"
