@@ -51,6 +51,7 @@ class Pipeline:
     size: int = 518
     note: Callable[[str], None] = print
     most: dict[str, int] = field(default_factory=dict)  # stage -> objects in one batch, learned by running out of memory
+    _decoded: tuple[Tensor, Voxels] | None = None  # the last object's voxels: its decoders share windows, neighbours and positions
 
     @property
     def device(self) -> torch.device:
@@ -126,7 +127,7 @@ class Pipeline:
 
         def decoded() -> Gaussians:
             with self.networks.use("splats" if per_voxel == 32 else "splats_4") as decoder:
-                return decoder(latent.features.to(self.device), packed([latent.coords], self.device))[0]
+                return decoder(latent.features.to(self.device), self._voxels(latent))[0]
 
         return self.insisting("splats", decoded)
 
@@ -136,9 +137,15 @@ class Pipeline:
 
         def decoded() -> Surface:
             with self.networks.use("mesh") as decoder:
-                return decoder(latent.features.to(self.device), packed([latent.coords], self.device))[0]
+                return decoder(latent.features.to(self.device), self._voxels(latent))[0]
 
         return self.insisting("mesh", decoded)
+
+    def _voxels(self, latent: StructuredLatent) -> Voxels:
+        if self._decoded is None or self._decoded[0] is not latent.coords:
+            self._decoded = None  # before the next is made
+            self._decoded = latent.coords, packed([latent.coords], self.device)
+        return self._decoded[1]
 
     # -- batches and memory
 
@@ -181,6 +188,7 @@ class Pipeline:
 
     def _smaller(self, stage: str, count: int) -> None:
         """After running out of memory with `count` objects at once."""
+        self._decoded = None
         if count > 1:
             self.most[stage] = count // 2
             self.networks.release()
