@@ -120,6 +120,7 @@ def test_pruning_equals_counting_neighbours(size: tuple[int, int, int], fill: fl
 
 
 def test_no_voxel_is_an_error_and_flat_sets_are_none() -> None:
+    assert len(occupancy.occupied(torch.zeros(1, 1, 2, 2, 2))) == 0  # a logit of 0 is none
     with pytest.raises(EngineError, match="no occupied voxel"):
         occupancy.prune(torch.zeros(0, 4, dtype=torch.int32))
     flat = cube(range(7, 8), range(10), range(10))

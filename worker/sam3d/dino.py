@@ -88,6 +88,7 @@ class Dino(nn.Module):
         return torch.stack([(c - mean) / std for c, mean, std in zip(channels, MEAN, STD)], dim=1).to(self.backbone.cls_token.dtype)
 
     def select(self, tokens: Tensor) -> Tensor:
+        """The last block's tokens, (B, 1 + registers + patches, width) -> those that the class promises, normed."""
         if self.prenorm:
             return F.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-5)
         normed = self.backbone.norm(tokens)

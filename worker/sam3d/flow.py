@@ -66,6 +66,8 @@ class HeadNorm(nn.Module):
 
 
 class TwoStreamSelfAttention(nn.Module):
+    """Streams (B, T, width) by name -> the same: the shape attends to itself, the pose to pose and shape; query and key heads are normed."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -85,6 +87,8 @@ class TwoStreamSelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
+    """One stream, (B, T, width), over the context, (B, M, context width) -> (B, T, width); no norm of query and key."""
+
     def __init__(self, width: int, context: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -148,9 +152,11 @@ class LatentMapping(nn.Module):
             self.register_buffer("pos_emb", positions)
 
     def enter(self, latent: Tensor) -> Tensor:
+        """Of any float dtype -> tokens in the weights' dtype, positions added."""
         return self.input_layer(latent.to(self.input_layer.weight.dtype)) + self.pos_emb
 
     def leave(self, hidden: Tensor) -> Tensor:
+        """Normed without parameters, eps 1e-5, in float32, then projected in the dtype of `hidden`."""
         return self.out_layer(F.layer_norm(hidden.float(), hidden.shape[-1:], eps=1e-5).to(hidden.dtype))
 
 

@@ -47,6 +47,8 @@ class Mlp(nn.Module):
 
 
 class LayerScale(nn.Module):
+    """(..., width) times a learned gamma (width,)."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(width))

@@ -21,7 +21,6 @@ ROTATION_STD = (
     0.6656971967514863, 0.6787012271867754, 0.30345010594844524, 0.4394504420678794, 0.39817973931717104, 0.6176286868761914,
 )  # fmt: skip
 
-
 Convention = Literal["ScaleShiftInvariant", "ApparentSize", "DisparitySpace"]  # the released configuration has the first
 
 
@@ -43,9 +42,8 @@ def decode_pose(
 ) -> DecodedPose:
     """latents: 6drotation_normalized (B, 1, 6), translation and scale (B, 1, 3). scene_scale, scene_shift: (B or 1, 3) of the normaliser.
 
-    convention: how translation and size relate to the scene (spec: postprocess.md 9); all but the default read translation_scale (B, 1, 1) too.
-
-    downsample: what `occupancy.halve` returned; a halved grid makes a smaller object, which the scale makes up for.
+    downsample: what `occupancy.halve` returned, one for all or (B,); a halved grid makes a smaller object, which the scale makes up for. convention:
+    how translation and size relate to the scene (spec: postprocess.md 9); all but the default read translation_scale (B, 1, 1) too.
     """
     raw = latents["6drotation_normalized"][:, 0].float()
     rotation = rot6d_to_matrix(raw * raw.new_tensor(ROTATION_STD) + raw.new_tensor(ROTATION_MEAN))
