@@ -99,6 +99,13 @@ def test_given_options_win_over_the_target() -> None:
     assert files["splat.ply"] == encode(scene, ["ply"], ExportOptions(ply_frame="z_up"))["splat.ply"]
 
 
+def test_ply_frame_is_about_ply_files() -> None:
+    scene, plain = scene_of(SceneObject("a", globe())), globe().vertices[globe().faces].reshape(-1, 3)
+    files = encode(scene, ["stl", "obj", "mesh_ply"], ExportOptions(ply_frame="z_up"))
+    for kind, turn in (("stl", np.eye(3)), ("obj", np.eye(3)), ("mesh_ply", Z_UP)):
+        assert np.allclose(mesh_points(files, kind), plain @ turn.T, atol=1e-5), kind
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("m", 1), ("cm", 100), ("mm", 1000)])
 def test_units(unit: str, factor: int) -> None:
     files = encode(scene_of(SceneObject("a", globe())), ["stl", "mesh_ply", "obj"], ExportOptions(unit=unit))
