@@ -65,7 +65,7 @@ def test_normals_are_those_of_a_ball(camera: Camera) -> None:
 
 def test_wires_run_along_edges() -> None:
     """One large triangle: dark within a line's half width of an edge, clay inside, nothing outside."""
-    corners = [(-0.8, -0.7, 0.0), (0.9, -0.6, 0.0), (0.0, 0.8, 0.0)]
+    corners = [(-0.9, -0.8, 0.0), (0.9, -0.7, 0.0), (-0.7, 0.4, 0.0)]  # no two sides alike
     image = MeshRenderer(triangle(corners)).render_wireframe(FLAT.replace(width=128, height=128), 128, 128, line=2.0, supersample=1)
     inside, brightness = image[:, :, 3] > 0, image[:, :, :3].sum(axis=2) / 3.0
     y, x = np.mgrid[0:128, 0:128] + 0.5
@@ -75,7 +75,7 @@ def test_wires_run_along_edges() -> None:
         along = places[b] - places[a]
         distance = np.minimum(distance, np.abs(along[0] * (y - places[a][1]) - along[1] * (x - places[a][0])) / np.linalg.norm(along))
     assert (brightness[inside & (distance < 0.45)] < 80).all() and (brightness[inside & (distance > 1.6)] > 110).all()
-    assert (inside & (distance < 0.45)).sum() > 50 and (inside & (distance > 1.6)).sum() > 2000
+    assert (inside & (distance < 0.45)).sum() > 50 and (inside & (distance > 1.6)).sum() > 1500
 
 
 @pytest.mark.parametrize("kind", ["normals", "wireframe"])
