@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from comfyui_sam3d.client.tools import run_tool
 from comfyui_sam3d.contract.errors import SetupError, WorkerCrashed
 from comfyui_sam3d.environment.launch import _layers
 from comfyui_sam3d.nodes import _host
+from comfyui_sam3d.worker import doctor
 
 from factory_cli import cli, command, environment
 from hub_server import Hub, serving
@@ -113,13 +115,62 @@ def test_wrong_usage():
     assert helped.code == 0 and all(verb in helped.out for verb in ("status", "fetch", "verify", "convert", "fake"))
 
 
-def test_doctor_says_what_the_learned_engine_lacks(tiny, tmp_path, variables):
+def test_doctor_says_what_the_learned_engine_lacks(tmp_path, variables):
     ran = cli("doctor", "--out", tmp_path, stub=False, variables=variables)
     assert ran.code == 0 and "sam3d packages" in ran.out and "sam3d gpu" in ran.out and "sam3d operations" in ran.out
     assert "note   sam3d weights" in ran.out and "Type: sam3d weights fetch" in ran.out
-    ran = cli("doctor", "--json", "--out", tmp_path, stub=False, variables={**variables, "SAM3D_WEIGHTS": str(tiny)})
-    weights = next(check for check in json.loads(ran.out)["checks"] if check["name"] == "sam3d weights")
-    assert weights["state"] == "note" and "random ones" in weights["text"] and weights["hint"]
+
+
+def looked(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, tuple[str, str, str]]:
+    monkeypatch.setenv("SAM3D_WEIGHTS", str(folder))
+    return {name: (state, text, hint) for name, state, text, hint in doctor.checks()}
+
+
+def test_what_doctor_says_of_weights(tiny, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    state, text, hint = looked(monkeypatch, copy)["weights"]
+    assert state == "note" and "random ones" in text and hint
+    (copy / "fake.json").unlink()
+    for path in copy.rglob("*.safetensors"):
+        path.unlink()
+    assert looked(monkeypatch, copy)["weights"][2] == "Type: sam3d weights convert"
+    shutil.move(copy / "moge", tmp_path / "elsewhere")
+    assert "weights of MoGe" in looked(monkeypatch, copy)["weights"][1]
+    shutil.move(tmp_path / "elsewhere", copy / "moge")
+    (copy / "ss_decoder.yaml").write_text("a: 1")
+    state, text, _ = looked(monkeypatch, copy)["weights"]
+    assert state == "wrong" and "ss_decoder.yaml" in text
+
+
+def test_what_doctor_says_of_gpus_and_packages(tmp_path, monkeypatch):
+    import torch
+
+    assert looked(monkeypatch, tmp_path)["operations"][0] == "ok"
+    monkeypatch.setattr(doctor, "_driver", lambda: "570.1")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert "computes on the CPU alone" in looked(monkeypatch, tmp_path)["gpu"][1]
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "driver" in looked(monkeypatch, tmp_path)["gpu"][2]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "A GPU")
+    for free, state in ((2e9, "note"), (6e9, "ok"), (60e9, "ok")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free), int(80e9)))
+        found = looked(monkeypatch, tmp_path)
+        assert found["memory"][0] == state and "A GPU, compute capability 9.0, driver 570.1, CUDA 13.0" in found["gpu"][1]
+
+    def dead(device: object) -> tuple[int, int]:
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", dead)
+    assert looked(monkeypatch, tmp_path)["gpu"][0] == "wrong"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = looked(monkeypatch, tmp_path)
+    assert (
+        "needs torch, safetensors, pyyaml" in found["packages"][1]
+        and "--layers model" in found["packages"][2]
+        and found["gpu"][0] == "note"
+    )
 
 
 # -- the program's other ends

@@ -40,6 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     fake.write(base / "official", tiny=True, seed=3)
     shutil.copytree(base / "official", base / "converted")
     convert.convert(base / "converted", quiet)
+    assert verify.verify(base / "converted", quiet)  # which records what the files hash to
     return base / "official", base / "converted"
 
 
@@ -337,7 +338,6 @@ DAMAGES = {
 @pytest.mark.parametrize("what", DAMAGES)
 def test_damage_is_found(converted, what):
     damage, name = DAMAGES[what]
-    assert verify.verify(converted, quiet)
     damage(converted)
     events = Events()
     assert not verify.verify(converted, events) and events.states()[name] == "damaged"
@@ -470,6 +470,19 @@ def test_fetch_goes_where_it_will_be_found(tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     monkeypatch.setenv("SAM3D_MODELS", str(tmp_path / "models" / "sam3d"))
     assert locate.target() == tmp_path / "models" / "sam3d"
+
+
+def test_what_the_hubs_cache_has_is_not_fetched_again(official, tmp_path, monkeypatch):
+    from comfyui_sam3d.worker.weights.__main__ import _elsewhere
+
+    assert _elsewhere(None) is None
+    snapshot = shutil.copytree(official, tmp_path / "hub" / "models--facebook--sam-3d-objects" / "snapshots" / "x")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert _elsewhere(None) == snapshot and _elsewhere(str(tmp_path / "here")) is None
+    (snapshot / "slat_decoder_gs_4.ckpt").unlink()
+    assert locate.find() == snapshot and _elsewhere(None) is None
+    monkeypatch.setenv("SAM3D_WEIGHTS", str(official))
+    assert _elsewhere(None) is None  # the folder that fetch checks and completes
 
 
 # -- tensors

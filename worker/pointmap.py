@@ -31,7 +31,7 @@ def from_picture(model: MoGeV1 | MoGeV2, image: np.ndarray, **options: Any) -> P
     from ..vendor.moge.infer import infer
 
     device = next(model.parameters()).device
-    picture = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float() / 255
+    picture = torch.from_numpy(np.array(image)).to(device).permute(2, 0, 1).float() / 255
     found = infer(model, picture, **options)
     points = found.points.cpu().numpy() * _OPENCV
     # One coordinate that isn't finite makes the point none, as in the original's matrix product.

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ...contract.errors import SetupError
 from ..tool import Report, run
 from . import layout, locate
 
@@ -34,15 +35,18 @@ def _do(given: argparse.Namespace, report: Report) -> bool:
         write(folder.absolute(), tiny=given.tiny, seed=given.seed, report=report)
         text = f"random weights in {folder}; use them with SAM3D_WEIGHTS={folder.absolute()}"
     elif given.verb == "fetch":
-        from . import config
-        from .fetch import fetch
-
         folder, ok = locate.target(given.folder), True
-        fetched = fetch(folder, report)
-        config.architecture_of(folder)
-        text = (
-            f"{len(fetched) or 'no'} file{'' if len(fetched) == 1 else 's'} fetched; next: sam3d weights convert (once, for a fast start)"
-        )
+        elsewhere = _elsewhere(given.folder)
+        if elsewhere is not None:
+            folder, text = elsewhere, "everything is there already; name a folder with --folder to have it there too"
+        else:
+            from .fetch import fetch
+
+            fetched = fetch(folder, report)
+            from . import config
+
+            config.architecture_of(folder)
+            text = f"{len(fetched) or 'no'} file{'' if len(fetched) == 1 else 's'} fetched; next: sam3d weights convert (once, for a fast start)"
     elif given.verb == "status":
         from .status import status
 
@@ -65,6 +69,16 @@ def _do(given: argparse.Namespace, report: Report) -> bool:
         text = f"{len(made) or 'nothing'} converted"
     report("weights", command=given.verb, folder=str(folder), ok=ok, text=text)
     return ok
+
+
+def _elsewhere(named: str | None) -> Path | None:
+    """A folder that has everything and isn't the one that would be filled: the hub's cache, mostly."""
+    try:
+        found = locate.find(named)
+    except SetupError:
+        return None
+    whole = not layout.missing(found, all_networks=True) and locate.find_moge(found) is not None
+    return found if whole and named is None and found != locate.target() else None
 
 
 if __name__ == "__main__":

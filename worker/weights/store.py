@@ -47,8 +47,10 @@ class Store:
         if network.there(self.folder) is None:
             raise SetupError(f"{self.folder} lacks {network.checkpoint.name}, which this request needs.", "Type: sam3d weights fetch")
         weights = checkpoint.find(self.folder, part.stem)
+        # On Apple's GPUs this one overflows in half precision (stage2.md section 11).
+        dtype = torch.float32 if device.type == "mps" and name == "mesh" else self.dtype
         try:
-            return checkpoint.load(part.build, weights, part.prefix, dtype=dtypes(part, self.dtype), device=device)
+            return checkpoint.load(part.build, weights, part.prefix, dtype=dtypes(part, dtype), device=device)
         except SetupError as problem:
             raise SetupError(f"{weights.path}: {problem.message}", problem.hint) from problem
 

@@ -105,7 +105,10 @@ class _Run:
             camera=_camera(points, request) if request.sam3d.frame == "camera" else None,
             timings=dict(job.timings),
             warnings=(*self.engine.store.warnings, *dict.fromkeys(self.notes)),
-            parameters={**request.parameters(), "in_effect": {**self.settings.facts(), "memory": plan}},
+            parameters={
+                **request.parameters(),
+                "in_effect": {**self.settings.facts(), "memory": plan, "weights": self.engine.store.origin},
+            },
         )
 
     def _note(self, text: str) -> None:
