@@ -224,3 +224,18 @@ def test_the_engine_decodes_what_pictures_need() -> None:
     assert all(wants(kind) == (True, False) for kind in PICTURES)
     assert wants("ply", "preview") == (False, True)  # the splats will do
     assert wants("ply", "wireframe") == wants("ply", "normals") == (True, True)
+
+
+def test_the_turn_begins_at_the_front_and_goes_to_the_objects_left() -> None:
+    from PIL import Image
+
+    left = triangle([(0, -0.5, 0.5), (0, -0.5, -0.5), (0, 0.5, 0)])  # looks to +x
+    with Image.open(
+        io.BytesIO(encode(scene_of(SceneObject("a", left)), ["turntable"], ExportOptions(turntable_frames=4))["turntable.webp"])
+    ) as film:
+        green = []
+        for number in range(4):
+            film.seek(number)
+            shown = np.asarray(film.convert("RGB")).astype(int)
+            green.append(bool((shown[:, :, 1] > shown[:, :, 0] + 60).any()))
+    assert green == [False, True, False, False]
