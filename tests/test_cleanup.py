@@ -192,6 +192,33 @@ def test_a_sphere_inside_out_is_turned() -> None:
     assert result.report["turned_bodies"] == 1
 
 
+def test_an_open_body_inside_out_is_turned_once_it_is_closed() -> None:
+    ball = inside_out(sphere(16))
+    result = cleaned(without(ball, ball.vertices[ball.faces].mean(axis=1)[:, 2] < 0.36))
+    assert_good(result, 1500, 1)
+    assert len(result.report["holes_closed"]) == 1 == result.report["turned_bodies"]
+
+
+def balls(count: int) -> Raw:
+    """count^3 small spheres on a grid."""
+    ball = sphere(8)
+    places = 2.0 * np.stack(np.meshgrid(*[np.arange(float(count))] * 3), axis=-1).reshape(-1, 1, 3)
+    offsets = len(ball.vertices) * np.arange(len(places))[:, None, None]
+    vertices = (ball.vertices + places).reshape(-1, 3).astype(np.float32)
+    return Raw(vertices, (ball.faces + offsets).reshape(-1, 3), np.zeros_like(vertices))
+
+
+@pytest.mark.parametrize("budget", [4, 60])
+def test_bodies_that_the_budget_has_no_faces_for_are_missed_aloud(budget: int) -> None:
+    result = cleaned(balls(3), FEW.replace(budget=budget))
+    report = result.report
+    assert judged(result.mesh).is_watertight and report["closed"]
+    lost = report["bodies_before"] - report["bodies_after"]
+    assert (lost > 0) == any(f"lost {lost} of 27" in note for note in report["notes"])
+    assert report["budget_reached"] != any(f"not to {budget}" in note for note in report["notes"])
+    assert lost or not report["budget_reached"]
+
+
 def test_what_cannot_be_closed_is_said() -> None:
     half = sphere(24)
     half = without(half, half.vertices[half.faces].max(axis=1)[:, 2] > 0.01)

@@ -259,6 +259,9 @@ def _thinned(surface: _Surface, budget: int | None, run: _Run, device: torch.dev
         run.report["budget_reached"] = made.reached
         if not made.reached:
             run.notes.append(f"decimation came down to {len(made.faces)} faces, not to {budget}")
+        bodies, left = (len(components.parts_of(*some)) for some in (surface, (made.vertices, made.faces)))
+        if left < bodies:
+            run.notes.append(f"decimation lost {bodies - left} of {bodies} bodies: the budget has too few faces for so many")
     return made.vertices, made.faces
 
 
@@ -286,11 +289,14 @@ def _without_inner(surface: _Surface, options: CleanOptions, run: _Run, device: 
 
 
 def _filled(surface: _Surface, options: CleanOptions, run: _Run) -> _Surface:
-    """Holes closed; what the cut left of bodies as crumbs taken away."""
+    """Holes closed, what they kept from facing outwards turned; what the cut left of bodies as crumbs taken away."""
     made = holes.fill_holes(*surface, options.max_hole_edges)
     vertices, faces = made.vertices, made.faces
     parts = components.parts_of(vertices, faces)
     crumbs = components.floaters(parts, options.smallest_body)
+    if made.closed:  # only a body that is closed can be said to face inwards
+        faces, turned = repair.face_outwards(faces, parts, components.depths(vertices, faces, parts, ~crumbs) % 2 == 1)
+        run.report["turned_bodies"] += int((turned & ~crumbs).sum())
     if crumbs.any():
         run.report["floaters"] += int(crumbs.sum())
         vertices, faces, _ = topology.compact(vertices, faces[~crumbs[parts.label]])

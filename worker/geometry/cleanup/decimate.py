@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from ....contract.errors import EngineError, SetupError
+from ....contract.errors import SetupError
 from .collapse import thin
 from .repair import fit_faces, split_crowded
 from .topology import Array, balanced, compact
@@ -38,7 +38,8 @@ class Decimated:
 
 
 def decimate(vertices: Array, faces: Array, budget: int, device: torch.device | str = "cpu") -> Decimated:
-    """At most `budget` faces of the surface. Closed stays closed; a boundary is kept where that leaves enough to collapse.
+    """At most `budget` faces of the surface, or as near as it gets. Closed stays closed, and where every way would lose that, the faces stay as
+    many as they are; a boundary is kept where that leaves enough to collapse.
 
     vertices inside a cube of about 1: tolerances are absolute. device: on a GPU, a large closed mesh is thinned there, in parallel
     (collapse.py). Raises SetupError where the library isn't installed.
@@ -56,8 +57,9 @@ def decimate(vertices: Array, faces: Array, budget: int, device: torch.device | 
             return made
         if best is None or len(fit) < len(best.faces):
             best = made
-    if best is None:
-        raise EngineError("Decimation left nothing of the mesh that is closed.", "Give a larger face budget.")
+    if best is None:  # more small bodies than the budget has faces for
+        points, fit, split = _sound(vertices.astype(np.float64), faces)
+        return Decimated(points, fit, split, tries, False)
     return best
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from .topology import Array, area_vectors
 
 FIRST = 12  # faces of each class that are tried at first
-_PAIRS = 1 << 28  # of points and faces at once: 1 GiB
+_PAIRS = 1 << 28  # of points and faces at once on a GPU: 1 GiB
+_TRIED = 1 << 22  # of points and faces at once on a CPU: slivers side by side make every one of them a candidate
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,14 @@ class NearestFaces:
         for rows, tree, reach in self.classes:
             open_, k = np.arange(len(points)), min(FIRST, len(rows))
             while len(open_):
-                far, near = tree.query(points[open_], k=np.arange(1, k + 1), workers=-1)
-                self._try(points, open_, rows[near], far, hit)
+                unproven = []
+                for asked in np.array_split(open_, -(-len(open_) * k // _TRIED)):
+                    far, near = tree.query(points[asked], k=np.arange(1, k + 1), workers=-1)
+                    self._try(points, asked, rows[near], far, hit)
+                    unproven.append(asked[far[:, -1] < hit.distance[asked] + reach])
                 if k == len(rows):
                     break
-                open_ = open_[far[:, -1] < hit.distance[open_] + reach]
+                open_ = np.concatenate(unproven)
                 k = min(3 * k, len(rows))
         return hit
 
