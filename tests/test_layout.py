@@ -340,13 +340,16 @@ def test_alignment_by_height_and_middle() -> None:
 
 def test_icp_undoes_a_small_motion() -> None:
     rng = np.random.default_rng(0)
-    target = rng.uniform(-1, 1, (400, 3))
+    target = rng.uniform(-1, 1, (8000, 3)) + np.array([3, 0, 0])  # close enough together that the first pairs are wrong
     half = math.radians(1)
     c, s = math.cos(half), math.sin(half)
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    source = (target - [0.01, -0.02, 0.01]) @ turn  # turned back
+    middle = np.array([3, 0, 0])
+    source = (target - middle - [0.01, -0.02, 0.01]) @ turn + middle  # turned back
     found = icp(source, target)
-    assert found.matrix[:3, :3] == pytest.approx(turn, abs=1e-6) and found.matrix[:3, 3] == pytest.approx([0.01, -0.02, 0.01], abs=1e-6)
+    assert found.matrix[:3, :3] == pytest.approx(turn, abs=1e-6) and found.matrix[:3, 3] == pytest.approx(
+        middle - turn @ middle + [0.01, -0.02, 0.01], abs=1e-6
+    )
     assert found.fitness == 1 and found.rmse < 1e-6
     far = icp(source + 10, target)
     assert np.array_equal(far.matrix, np.eye(4)) and far.fitness == 0
@@ -364,6 +367,16 @@ def test_adam_is_that_of_the_paper() -> None:
         theta -= 0.01 * (m / (1 - 0.9**t)) / (math.sqrt(v / (1 - 0.999**t)) + 1e-8)
         value = ours.step(value, {"a": torch.tensor(g, dtype=torch.float64)})
         assert float(value["a"]) == pytest.approx(theta, abs=1e-12)
+
+
+def test_a_quaternions_length_means_nothing() -> None:
+    points, _ = scraps(2, 3)
+    quat = torch.tensor([0.8, 0.2, -0.3, 0.1], dtype=torch.float64)
+    one, other = (optimise.Move(length * quat, torch.zeros(3).double(), torch.tensor(1.5).double()) for length in (1.0, 1.7))
+    replay.near(one.apply(points, points[0]), other.apply(points, points[0]), 1e-12)
+    mask = torch.zeros(4, 4).double()
+    replay.near(optimise.terms(mask, mask, one), optimise.terms(mask, mask, other), 1e-12)
+    assert float((one.apply(points, points[0])[1] - points[0]).norm()) == pytest.approx(1.5 * float((points[1] - points[0]).norm()))
 
 
 def test_a_stage_ends_where_the_loss_has_settled(monkeypatch) -> None:
@@ -461,11 +474,13 @@ def test_holes_in_the_point_map_and_infinite_corners_do_no_harm(photo) -> None:
 
 
 def test_a_mask_of_something_else_is_no_reason_to_move(photo) -> None:
-    """A thin bar where a blob should be: nothing fits it well."""
+    """A thin bar where a blob should be: nothing fits it well, though all of it better than a pose outside the picture."""
     bar = np.zeros_like(photo.mask)
     bar[46:50, 10:86] = True
-    made = photo.refine(mask=bar)
-    assert not made.accepted and made.pose is photo.start
+    away = dataclasses.replace(photo.start, translation=(2.0, 0.0, -2.5))
+    made = photo.refine(away, RefineOptions(size=96, gate=False), mask=bar)
+    assert not made.accepted and made.pose is away and "badly" in made.report["reason"]
+    assert made.report["iou"]["start"] == made.score == 0 < max(made.report["iou"].values()) < 0.5
 
 
 def test_an_aligned_pose_is_taken_where_the_optimiser_spoils_it(photo, monkeypatch) -> None:

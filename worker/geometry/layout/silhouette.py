@@ -173,8 +173,8 @@ def _pairs(corners: Tensor, lens: Lens, radius: float) -> _Pairs:
 
 
 def _rounded(side: Tensor) -> Tensor:
-    """A box's side, rounded up to a multiple of an eighth of it: few sizes, little waste."""
-    step = 2 ** (torch.log2(side.clamp_min(1).float()).floor().long() - 2).clamp_min(1)
+    """A box's side, rounded up to 1, 2, 3, 4, 6, 8, 12, ...: few sizes, little waste."""
+    step = 2 ** (torch.log2(side.clamp_min(1).float()).floor().long() - 1).clamp_min(0)
     return (side + step - 1) // step * step
 
 
