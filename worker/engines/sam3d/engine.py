@@ -196,7 +196,7 @@ class _Run:
             mesh = mesh_of(self.pipeline.surface(latent)) if settings.want_mesh else None
         info: dict[str, Any] = {"voxels": len(structure.coords), "downsample": structure.downsample}
         if mesh is not None:
-            mesh, more = finish(mesh, splats, self.request, settings, job, self.engine.device)
+            mesh, more = finish(mesh, splats, self.request, settings, job, self.pipeline)
             info |= more
             mesh = move_mesh(mesh, CANONICAL_TO_OBJECT)
         if splats is not None:
