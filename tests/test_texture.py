@@ -175,6 +175,9 @@ def test_far_from_all_splats_the_nearest_count() -> None:
     colors, opacity = direct_colors(torch.tensor([[9.0, 0, 0], [0, 0, 8]]), torch.tensor([[1.0, 0, 0], [0, 0, 1]]), g, 0.001, QuietJob())
     assert bool((colors.sum(1) > 0.9).all()) and float(opacity[0]) == 0
     assert colors[1, 1] > 0.4
+    away = one_of_each(0.5, [1e20, 1e20], [[1, 0, 0], [0, 1, 0]])  # so far that squares are infinite
+    colors, _ = direct_colors(torch.zeros(1, 3), torch.tensor([[0.0, 0, 1]]), away, 0.001, QuietJob())
+    assert torch.allclose(colors, torch.tensor([[0.5, 0.5, 0]]))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -110,7 +110,7 @@ def mean_by_distance(points: torch.Tensor, who: torch.Tensor, gaussians: Gaussia
     """Colours (N, 3): the mean of the Gaussians `who` (N, K), -1 for none, weighted with opacity over squared distance."""
     there = who >= 0
     who = who.clamp_min(0)
-    squared = (gaussians.positions[who] - points[:, None]).square().sum(2)
+    squared = (gaussians.positions[who] - points[:, None]).double().square().sum(2)  # far away, squares leave the range of float32
     weight = torch.where(there, (gaussians.opacities[who] + 1e-6) / squared.clamp_min(1e-18), 0.0)
-    weight = weight / weight.sum(1, keepdim=True)
+    weight = (weight / weight.sum(1, keepdim=True)).float()
     return (weight[..., None] * gaussians.colors[who]).sum(1)
