@@ -121,7 +121,8 @@ def project(splats: Gaussians, camera: Cameras, low_pass: float, compensate: boo
     size = focal.new_tensor([camera.width, camera.height])
     seen = splats.positions @ view[:3, :3].T + view[:3, 3]
     depth = seen[:, 2]
-    axes = view[:3, :3] @ (rotation_matrices(splats.rotations) * splats.scales[:, None])  # (N, 3, 3): columns are one sigma long, in camera axes
+    # (N, 3, 3): columns are one sigma long, in camera axes
+    axes = view[:3, :3] @ (rotation_matrices(splats.rotations) * splats.scales[:, None])
     if camera.orthographic:
         drawn = torch.isfinite(depth)
         flat, across = seen[:, :2], axes[:, :2]
@@ -171,7 +172,9 @@ def _view(splats: Gaussians, camera: Cameras, low_pass: float, compensate: bool,
     log = torch.log(torch.where(drawn, ellipses.opacity, 1.0))[:, None]
     table = torch.cat([ellipses.xy, ellipses.conic, log, splats.colors, torch.ones_like(log), ellipses.depth[:, None]], dim=1)
     longest = torch.argsort(counts, descending=True)[: int((counts > 0).sum())]  # so that tiles with lists of like length go together
-    blended = [_blend(table, who, starts[some], counts[some], some % columns, some // columns) for some in longest.split(_TILES) if len(some)]
+    blended = [
+        _blend(table, who, starts[some], counts[some], some % columns, some // columns) for some in longest.split(_TILES) if len(some)
+    ]
     state = table.new_zeros(columns * rows, _TILE * _TILE, 5)
     if len(longest):
         state = state.index_copy(0, longest, torch.cat(blended))
