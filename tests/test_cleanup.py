@@ -168,6 +168,11 @@ def test_a_sheet_stays_a_sheet() -> None:
     assert len(result.mesh.faces) == 2 and result.report["boundary_edges"] == 4 and judged(result.hull).is_watertight
 
 
+def test_a_device_without_float64_is_passed_over() -> None:
+    ball = sphere(8)
+    assert_good(clean(RawMesh(ball.vertices, ball.faces), FEW, device="mps"), 1500, 1)
+
+
 def test_a_mesh_of_the_contract_will_do() -> None:
     raw = sphere(16)
     colors = np.full((len(raw.vertices), 4), 200, np.uint8)
@@ -217,6 +222,16 @@ def test_bodies_that_the_budget_has_no_faces_for_are_missed_aloud(budget: int) -
     assert (lost > 0) == any(f"lost {lost} of 27" in note for note in report["notes"])
     assert report["budget_reached"] != any(f"not to {budget}" in note for note in report["notes"])
     assert lost or not report["budget_reached"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_tangle_of_faces_is_no_crash(seed: int) -> None:
+    """Every edge crowded, no winding that fits: whatever can't be made good is said."""
+    rng = np.random.default_rng(seed)
+    result = clean(RawMesh(rng.uniform(-0.5, 0.5, (8, 3)).astype(np.float32), rng.integers(0, 8, (90, 3))), FEW)
+    report = result.report
+    assert report["closed"] == judged(result.mesh).is_watertight
+    assert report["closed"] or report["notes"]
 
 
 def test_what_cannot_be_closed_is_said() -> None:

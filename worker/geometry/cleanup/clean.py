@@ -128,16 +128,17 @@ class _Unit:
 def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | None = None, device: torch.device | str = "cpu") -> Cleaned:
     """Floaters and inner surface gone, holes closed, faces within the budget and outwards, colours carried over.
 
-    device: where visibility, large meshes, colours and the error are computed. job: told between steps; lets its JobCancelled pass. Raises
-    InputError for a mesh without a usable face.
+    device: where visibility, large meshes, colours and the error are computed; for one that isn't CUDA's, the CPU (Apple's GPUs have no
+    float64). job: told between steps; lets its JobCancelled pass. Raises InputError for a mesh without a usable face.
 
     report: faces_before, faces_after, dropped (faces by reason), bodies_before, bodies_after, floaters, inner_bodies, inner_faces,
     holes_closed and holes_left (edges of each), split_vertices, turned_bodies, closed, boundary_edges, euler, genus, volume,
     budget_reached, error (see SurfaceError; None where not measured), hull, lods, seconds (by step), notes (what isn't as asked for, in
     words).
     """
+    able = device if torch.device(device).type == "cuda" else "cpu"
     with _few_threads():
-        return _cleaned(mesh, options or CleanOptions(), _Run(job or QuietJob()), device)
+        return _cleaned(mesh, options or CleanOptions(), _Run(job or QuietJob()), able)
 
 
 @contextmanager
@@ -361,5 +362,7 @@ def _summary(final: _Surface, unit: _Unit, run: _Run) -> None:
         "faces_after": len(faces), "bodies_after": found.bodies, "closed": found.closed, "boundary_edges": found.boundary, "euler": found.euler,
         "genus": found.genus, "volume": volume,
     }  # fmt: skip
+    if found.boundary and not run.report["holes_left"]:
+        run.notes.append(f"{found.boundary} edges have one face and run around no hole, so they stay open")
     if found.crowded or found.clashing:
         run.notes.append(f"{found.crowded} edges have more than two faces, {found.clashing} have faces of unlike winding")

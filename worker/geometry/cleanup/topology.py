@@ -194,7 +194,8 @@ def _twice(words: Array) -> bool:
 def boundary_loops(faces: Array) -> list[Array]:
     """The loops of boundary half-edges as vertices, each int64 (n,) in the order in which a patch that closes it must run.
 
-    The mesh must be split (repair.split_crowded): then exactly one boundary half-edge leaves every boundary vertex.
+    The mesh must be split (repair.split_crowded): then exactly one boundary half-edge leaves every boundary vertex, unless faces beside it
+    wind unlike. A chain that ends at such a vertex is no loop and is left out.
     """
     found = edges(faces)
     half = found.order[found.begin[found.degree == 1]]
@@ -206,8 +207,9 @@ def boundary_loops(faces: Array) -> list[Array]:
     while before:
         first, at = before.popitem()
         loop = [first]
-        while at != first:
+        while at != first and at is not None:
             loop.append(at)
-            at = before.pop(at)
-        loops.append(np.array(loop, np.int64))
+            at = before.pop(at, None)
+        if at is not None:
+            loops.append(np.array(loop, np.int64))
     return loops
