@@ -134,6 +134,16 @@ def test_each_object_for_itself_raw_and_in_colours(backend):
     assert len(raw.objects[0].mesh.faces) > 600 and "clean" not in raw.objects[0].info
 
 
+def test_a_layout_is_refined_where_it_is_asked_for(backend):
+    first, _, _ = run(backend, request())
+    assert all(item.score is None and "layout" not in item.info for item in first.objects)
+    scene, stages, _ = run(backend, request(sam3d=dataclasses.replace(FAST, layout=True)))
+    assert "layout" in stages and "structure" not in stages
+    for old, new in zip(first.objects, scene.objects):
+        report = new.info["layout"]
+        assert report["accepted"] == (new.pose != old.pose) and bool(report["reason"]) != report["accepted"]
+
+
 def test_what_is_not_wanted_is_not_made(backend):
     scene, stages, _ = run(backend, request(outputs=("ply",)))
     assert all(item.mesh is None and item.splats is not None for item in scene.objects) and "clean-up" not in stages

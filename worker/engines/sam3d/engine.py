@@ -31,6 +31,7 @@ from .settings import settings_of
 from .voxels import picture_of_voxels
 
 if TYPE_CHECKING:
+    from ...geometry.layout.refine import Refined
     from ...weights.store import Store
 
 CODE = 1  # raised when a stage computes something else than before: old entries of the cache are then never found
@@ -95,8 +96,8 @@ class _Run:
         with timed(job, "structure"):
             structures, structure_keys = self._structures(points, points_key)
         with timed(job, "latents"):
-            latents, latent_keys = self._latents(structures, structure_keys)
-        objects = [self._object(i, structures[i], latents[i], latent_keys[i]) for i in range(len(structures))]
+            latents = self._latents(structures, structure_keys)
+        objects = [self._object(i, structures[i], latents[i], points) for i in range(len(structures))]
         plan = self.engine.networks.plan
         return Scene(
             objects=tuple(objects),
@@ -165,7 +166,7 @@ class _Run:
         self.job.preview(picture_of_voxels([item.coords.numpy()[:, 1:] for item in ordered], self.engine.store.architecture.grid))
         return ordered, keys
 
-    def _latents(self, structures: Sequence[Structure], keys: Sequence[str]) -> tuple[list[StructuredLatent], list[str]]:
+    def _latents(self, structures: Sequence[Structure], keys: Sequence[str]) -> list[StructuredLatent]:
         options = self.settings.latents
         seed = self.request.seed if self.request.sam3d.latent_seed is None else self.request.sam3d.latent_seed
         own = [self._key("latents", structure=key, options=vars(options), **self._drawn(seed)) for key in keys]
@@ -184,9 +185,9 @@ class _Run:
             for i, item in zip(missing, fresh):
                 made[i] = item
                 self.cache.put(own[i], {}, {"features": item.features.numpy()})
-        return [made[i] for i in range(len(own))], own
+        return [made[i] for i in range(len(own))]
 
-    def _object(self, index: int, structure: Structure, latent: StructuredLatent, key: str) -> SceneObject:
+    def _object(self, index: int, structure: Structure, latent: StructuredLatent, points: PointMap) -> SceneObject:
         """Decode one object and finish it."""
         job, settings, count = self.job, self.settings, len(self.alphas)
         with timed(job, "decode"):
@@ -194,6 +195,9 @@ class _Run:
             splats = splats_of(self.pipeline.splats(latent, settings.splats_per_voxel)) if settings.needs_splats() else None
             job.step("decode", 2 * index + 1, 2 * count)
             mesh = mesh_of(self.pipeline.surface(latent)) if settings.want_mesh else None
+            if mesh is not None and len(mesh.faces) == 0:  # one empty mesh must not cost the others their file
+                self._note(f"{self.request.names[index]} has no surface")
+                mesh = None
         info: dict[str, Any] = {"voxels": len(structure.coords), "downsample": structure.downsample}
         if mesh is not None:
             mesh, more = finish(mesh, splats, self.request, settings, job, self.pipeline)
@@ -203,9 +207,23 @@ class _Run:
             splats = move_splats(splats, CANONICAL_TO_OBJECT) if settings.want_splats else None
         if self.request.sam3d.frame == "object":
             mesh, splats, pose = *_upright(mesh, splats, self.request.size), Pose()
-        else:
-            pose = _pose_of(structure.pose)
-        return SceneObject(name=self.request.names[index], mesh=mesh, splats=splats, pose=pose, info=info)
+            return SceneObject(name=self.request.names[index], mesh=mesh, splats=splats, pose=pose, info=info)
+        pose, score = _pose_of(structure.pose), None
+        if self.request.sam3d.layout and mesh is not None and points.intrinsics is not None:
+            with timed(job, "layout"):
+                refined = self._refined(index, mesh, pose, points)
+            pose, score = refined.pose, refined.score
+            info["layout"] = dict(refined.report)
+        return SceneObject(name=self.request.names[index], mesh=mesh, splats=splats, pose=pose, score=score, info=info)
+
+    def _refined(self, index: int, mesh: Mesh, pose: Pose, points: PointMap) -> Refined:
+        from ...geometry.layout.refine import refine
+
+        self.job.step("layout", index, len(self.alphas))
+        return refine(
+            mesh, pose, self.request.masks[index], points.points, points.intrinsics, device=self.engine.device,
+            watch=lambda step: self.job.step("layout", index, len(self.alphas)),
+        )  # fmt: skip
 
     # -- keys, progress
 

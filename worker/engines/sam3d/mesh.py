@@ -38,6 +38,8 @@ def finish(
         except _PROBLEMS as problem:  # a surface that isn't one
             pipeline.note(f"a mesh could not be cleaned and stays as the model made it: {_said(problem)}")
             return mesh, {**info, "clean": {"failed": problem.message}}
+    for note in cleaned.report["notes"]:
+        pipeline.note(str(note))
     info["clean"] = {key: value for key, value in cleaned.report.items() if key != "seconds"}  # equal requests, equal files
     if settings.texture == "colors" or splats is None or len(splats.positions) == 0:
         return cleaned.mesh, info
