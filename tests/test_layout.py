@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
-from comfyui_sam3d.contract.errors import InputError  # noqa: E402
+from comfyui_sam3d.contract.errors import InputError, OptionError  # noqa: E402
 from comfyui_sam3d.contract.rotations import quaternion_product  # noqa: E402
 from comfyui_sam3d.contract.scene import Mesh, Pose  # noqa: E402
 from comfyui_sam3d.worker.geometry.frames import P3D_TO_SCENE, from_sam3d_pose  # noqa: E402
@@ -512,6 +512,12 @@ def test_the_released_way_stands_nearer_than_the_object(photo) -> None:
 def test_arrays_of_a_wrong_form_are_refused(photo, changes) -> None:
     with pytest.raises(InputError):
         photo.refine(**changes)
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"faces": 0}, {"sigma": 0.0}, {"layers": 0}, {"align": "all"}, {"verdict": "any"}])
+def test_options_out_of_range_are_refused(options) -> None:
+    with pytest.raises(OptionError):
+        RefineOptions(**options)
 
 
 GOLDEN = [path for path in replay.files() if path.stem.startswith("layout_post_opt")]

@@ -86,6 +86,15 @@ def test_texels_belong_to_the_face_that_holds_them() -> None:
     assert not ((x >= 19) & (x < 21) & (y >= 19) & (y < 21)).any()
 
 
+def test_a_texel_beside_two_faces_takes_the_nearer_one() -> None:
+    """Two squares with three texels between them: the one in the middle lies nearer to the second, by a quarter of one."""
+    left = torch.tensor([[[0.0, 0], [4, 0], [4, 8]], [[0.0, 0], [4, 8], [0, 8]]])
+    right = torch.tensor([[[6.75, 0], [12, 0], [12, 8]], [[6.75, 0], [12, 8], [6.75, 8]]])
+    found = texels(torch.cat([left, right]) / 16, 16, 16)
+    owner = dict(zip(found.index.tolist(), found.face.tolist()))
+    assert [owner[4 * 16 + column] < 2 for column in (3, 4, 5, 6)] == [True, True, False, False]
+
+
 def test_faces_can_be_left_out() -> None:
     corners = torch.tensor([[[0.0, 0], [1, 0], [0, 1]], [[1.0, 0], [1, 1], [0, 1]]])
     assert set(texels(corners, 8, 8, usable=torch.tensor([True, False])).face.tolist()) == {0}
@@ -148,6 +157,14 @@ def test_what_lies_in_front_hides_what_lies_behind() -> None:
     assert color[0, 1] > 0.99  # blended alone it would be 0.9, and what shines through is held back further
     turned, _ = blend(torch.zeros(1, 3), torch.tensor([[0.0, 0, -1]]), who, g, g.precision(0.0))
     assert turned[0, 0] > 0.99
+
+
+def test_what_stands_above_the_surface_counts_whole() -> None:
+    """Only what lies below what is mostly seen is held back."""
+    g = one_of_each(0.2, [0.02, *[0.0] * 6], [[1, 0, 0], *[[0, 1, 0]] * 6])
+    color, opacity = blend(torch.zeros(1, 3), torch.tensor([[0.0, 0, 1]]), torch.arange(7)[None], g, g.precision(0.0))
+    assert float(opacity) == pytest.approx(1 - 0.8**7, abs=1e-4)
+    assert 0.3 < float(color[0, 0]) < 0.5  # blended alone it would be 0.25
 
 
 def test_side_by_side_gaussians_share_as_they_are_blended() -> None:

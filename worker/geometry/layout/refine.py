@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ....contract.errors import EngineError, InputError, MaskKindError, MaskSizeError
+from ....contract.record import Record, limits
 from ....contract.rotations import rotation_quaternions
 from ....contract.scene import Mesh, Pose
 from ..cleanup.decimate import decimate
@@ -38,7 +39,7 @@ NEAR = 2.0  # units of the optimiser from the camera to the object
 
 
 @dataclass(frozen=True)
-class RefineOptions:
+class RefineOptions(Record):
     """The defaults are ours: the spec's later revision, with a ramp and an alignment that were measured to be better. RELEASED is the published code.
 
     size: pixels of the longer side at which it is compared. faces: to which the mesh is thinned for it. target: which points of the map are the object's.
@@ -47,15 +48,15 @@ class RefineOptions:
     verdict: `best`, the best fitting of the start, the aligned and the optimised pose; `strict`, the optimised one if it beats the aligned one.
     """
 
-    size: int = 518
-    faces: int = 5000
+    size: int = limits(518, 16, 4096)
+    faces: int = limits(5000, 4, 1_000_000)
     gate: bool = True
     target: Rule = "depth_edges"
     align: Literal["visible", "whole"] = "visible"
     icp: bool = False
-    sigma: float | None = None
-    radius: float | None = None
-    layers: int | None = None
+    sigma: float | None = limits(None, 1e-9, 1.0)
+    radius: float | None = limits(None, 0.0, 1.0)
+    layers: int | None = limits(None, 1, 1_000_000)
     relative: bool = True
     verdict: Literal["best", "strict"] = "best"
 
