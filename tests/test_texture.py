@@ -197,6 +197,13 @@ def test_far_from_all_splats_the_nearest_count() -> None:
     assert torch.allclose(colors, torch.tensor([[0.5, 0.5, 0]]))
 
 
+def test_gaussians_are_widened_by_a_texels_share() -> None:
+    g = one_of_each(0.9, [0.0], [[1, 0, 0]])
+    for texel in (1e-6, 0.05):
+        _, opacity = direct_colors(torch.tensor([[0.02, 0, 0]]), torch.tensor([[0.0, 0, 1]]), g, texel, QuietJob())
+        assert float(opacity) == pytest.approx(0.9 * np.exp(-0.5 * 0.02**2 / (0.01**2 + 0.3 * texel**2)), rel=1e-3)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_direct_colors_on_the_surface(ball: tuple[Shape, Mesh, Splats], device: str) -> None:
     shape, mesh, splats = ball
@@ -233,6 +240,22 @@ def test_views_see_what_isnt_hidden(device: str) -> None:
     assert torch.allclose(colors.cpu(), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]), atol=0.12)
     enclosed = view_colors(points * 0, normals[:1].expand(2, 3), vertices[:4], faces[:2], g, Rig.around(vertices, 4, 32), QuietJob())
     assert enclosed[1].shape == (2,)
+
+
+def test_a_view_counts_the_more_the_straighter_it_looks() -> None:
+    """By the fourth power of the cosine, and not at all from the side. One Gaussian, and a mesh that hides nothing."""
+    vertices = torch.tensor([[1.0, 1, 1], [-1, -1, -1]])
+    rig = Rig.around(vertices, 4, 64)
+    rig = Rig(rig.cameras[2:3], rig.middle)
+    towards = torch.nn.functional.normalize(rig.cameras.position[0], dim=0)
+    aside = torch.nn.functional.normalize(torch.linalg.cross(towards, torch.tensor([1.0, 0.3, 0.2])), dim=0)
+    angles = torch.tensor([0.0, 45, 60, 85]).deg2rad()[:, None]
+    g = one_of_each(0.9, [0.0], [[1, 0.5, 0]])
+    g = Gaussians(g.positions, g.scales * 30, g.rotations, g.opacities, g.colors)
+    faces = torch.tensor([[0, 1, 0]])
+    colors, weight = view_colors(torch.zeros(4, 3), angles.cos() * towards + angles.sin() * aside, vertices, faces, g, rig, QuietJob())
+    assert torch.allclose(weight / weight[0], torch.tensor([1, 1 / 4, 1 / 16, 0]), atol=1e-3)
+    assert torch.allclose(colors[:3], g.colors.expand(3, 3), atol=1e-3) and not colors[3].any()
 
 
 def test_what_hides_a_part_hides_a_little_more_than_itself() -> None:
