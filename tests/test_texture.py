@@ -258,6 +258,25 @@ def test_a_view_counts_the_more_the_straighter_it_looks() -> None:
     assert torch.allclose(colors[:3], g.colors.expand(3, 3), atol=1e-3) and not colors[3].any()
 
 
+def test_a_point_takes_its_own_pixel() -> None:
+    """Pictures whose colour is the place on them, far off their middle too."""
+
+    class Ramp(Rig):
+        def pictures(self, gaussians: Gaussians, views: slice) -> tuple[torch.Tensor, torch.Tensor]:
+            y, x = torch.meshgrid(*[(torch.arange(32) + 0.5) / 32] * 2, indexing="ij")
+            return torch.stack([x, y, x], dim=2)[None], torch.ones(1, 32, 32)
+
+    vertices = torch.tensor([[1.0, 1, 1], [-1, -1, -1]])
+    rig = Rig.around(vertices, 4, 32)
+    rig = Ramp(rig.cameras[1:2], rig.middle)
+    points = 2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(0)) - 1
+    towards = torch.nn.functional.normalize(rig.cameras.position - points, dim=1)
+    g = one_of_each(0.9, [0.0], [[1, 1, 1]])
+    colors, _ = view_colors(points, towards, vertices, torch.tensor([[0, 1, 0]]), g, rig, QuietJob())
+    places = rig.cameras.project(points)[0, :, :2] / 32
+    assert float(places.min()) < 0.25 and torch.allclose(colors[:, :2], places, atol=1e-4)
+
+
 def test_what_hides_a_part_hides_a_little_more_than_itself() -> None:
     """A plate at depth 1 covers the left half, a wall at depth 2 the rest: splats on the plate's edge overhang it, onto the wall's picture."""
     depth = torch.full((32, 32), 2.0)
