@@ -56,7 +56,7 @@ def bake(
     """Mesh (closed or not, decimated; its own texture and UVs aren't looked at) and splats in the same frame -> the mesh with a texture.
 
     device: default the first CUDA device, else the CPU. Raises InputError where there are no splats (or, for `vertex`, no vertex
-    colours), or the mesh has no faces; the errors of `unwrap`; JobCancelled from the job.
+    colours), or the mesh has no faces; OutputError where none of the splats is finite; the errors of `unwrap`; JobCancelled from the job.
     """
     options = options or BakeOptions()
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -105,9 +105,8 @@ def bake(
 
 @dataclass(frozen=True)
 class Surface:
-    """The unwrapped mesh on a device, and its texels. vertices, normals (V, 3); faces int64 (F, 3); uvs (V, 2); texel: a texel's mean
-    width in metres;
-    coverage: the share of the texture that faces cover."""
+    """The unwrapped mesh on a device, and its texels. vertices, normals (V, 3); faces int64 (F, 3); uvs (V, 2);
+    texel: a texel's mean width in metres; coverage: the share of the texture that faces cover."""
 
     vertices: torch.Tensor
     normals: torch.Tensor

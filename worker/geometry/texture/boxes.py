@@ -191,9 +191,8 @@ def _packed(flat: np.ndarray, charts: np.ndarray, size: int, padding: int) -> np
 
 
 def _placed(texels: np.ndarray, size: int, padding: int) -> np.ndarray | None:
-    """Rectangles (C, 2), width and height -> where their low corners go, (C, 2); None where they don't fit. Skyline packing, the highest
-    first:
-    each goes where it comes to lie lowest."""
+    """Rectangles (C, 2), width and height -> where their low corners go, (C, 2); None where they don't fit. Skyline packing, the
+    highest first: each goes where it comes to lie lowest."""
     outer = np.ceil(texels).astype(np.int64) + 1 + padding
     places = np.zeros((len(texels), 2))
     skyline = np.zeros(size, np.int64)

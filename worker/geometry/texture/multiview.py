@@ -107,8 +107,8 @@ def fitted(
     steps: int,
     job: Job,
 ) -> torch.Tensor:
-    """The texture (H, W, 3), fitted to the rig's pictures in `steps` steps of one view each. uvs (V, 2); vertices (V, 3); faces int64 (F,
-    3)."""
+    """The texture (H, W, 3), fitted to the rig's pictures in `steps` steps of one view each. uvs (V, 2); vertices (V, 3);
+    faces int64 (F, 3)."""
     height, width = texture.shape[:2]
     lookups, colors = [], []
     for view in range(len(rig.cameras)):

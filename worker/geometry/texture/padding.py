@@ -22,8 +22,7 @@ def exact_nearest_known(known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 def nearest_known(known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same on any device by jump flooding (Rong and Tan 2006), with two more passes of step 1: where pixels are nearly equally near,
-    it may
-    choose the further one, by a fraction of a pixel."""
+    it may choose the further one, by a fraction of a pixel."""
     height, width = known.shape
     far = 1 << 14
     y = torch.arange(height, device=known.device)[:, None].expand(height, width)

@@ -60,7 +60,8 @@ def unwrap(
     """Vertices (V, 3) and faces (F, 3) -> charts packed for a size x size texture with at least `padding` texels between any two.
 
     limit: seconds for xatlas. Raises InputError for a mesh without faces or with values that aren't finite; with method `xatlas`,
-    SetupError where it isn't installed and EngineError where it fails; JobCancelled from the job.
+    SetupError where it isn't installed and EngineError where it fails; EngineError where there are more box charts than the texture has
+    room for; JobCancelled from the job.
     """
     vertices = np.ascontiguousarray(vertices, np.float32)
     faces = np.ascontiguousarray(faces, np.int64)
@@ -102,8 +103,8 @@ def _checked(arrays: list[np.ndarray], count: int, faces: np.ndarray) -> Unwrapp
 
 def _adopted(source: np.ndarray, faces: np.ndarray, uvs: np.ndarray, charts: np.ndarray) -> tuple[np.ndarray, ...]:
     """Faces that xatlas left out (chart -1, slivers as a rule) have their UVs in the texture's corner. They join the chart that most of
-    their vertices
-    lie in; a vertex that doesn't takes the place of one that does: a line or a point in the texture, but of the right colour."""
+    their vertices lie in; a vertex that doesn't takes the place of one that does: a line or a point in the texture, but of the right
+    colour."""
     left_out = np.flatnonzero(charts < 0)
     if not len(left_out):
         return source, faces, uvs, charts
