@@ -208,6 +208,23 @@ def test_a_cancelled_child_is_gone(stub, blob) -> None:  # type: ignore[no-untyp
     assert time.monotonic() - start < 20 and not alive(int(pid.read_text()))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="another way to sleep")
+def test_the_child_ends_with_its_time_limit_by_itself(stub, blob) -> None:  # type: ignore[no-untyped-def]
+    """Even while it holds the interpreter lock, and though its parent lives and does nothing."""
+    stub(LOCKED)
+    child = subprocess.Popen(
+        [sys.executable, str(module.CHILD)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        vertices, faces = blob
+        module._send(child.stdin, [np.array([1.0, SIZE, PADDING]), vertices, faces.astype(np.uint32)])
+        assert child.wait(20) == 1
+    finally:
+        child.kill()
+        child.wait()
+        child.stdin.close()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the time limit ends it")
 def test_the_child_ends_with_a_killed_worker(stub, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     """Even while it holds the interpreter lock; and the killed process can't have said goodbye."""
