@@ -17,7 +17,8 @@ from comfyui_sam3d.contract.scene import Mesh, Pose  # noqa: E402
 from comfyui_sam3d.worker.geometry.frames import P3D_TO_SCENE, from_sam3d_pose  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout import RELEASED, RefineOptions, gate, optimise, refine  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout.align import align, depth_edges, target_points, visible_points  # noqa: E402
-from comfyui_sam3d.worker.geometry.layout.icp import icp  # noqa: E402
+from comfyui_sam3d.worker.geometry.layout.icp import Registration, icp  # noqa: E402
+from comfyui_sam3d.worker.geometry.layout.refine import Picture, Refinement  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout.silhouette import Lens, soft_silhouette  # noqa: E402
 
 from golden import replay  # noqa: E402
@@ -325,6 +326,12 @@ def test_points_at_jumps_in_depth_are_left_out() -> None:
     assert len(target_points(points, mask, "depth_edges")) == 80  # nine pixels across span much more depth
 
 
+def test_a_depth_edge_is_relative() -> None:
+    far, near = (np.repeat([[z, z * (1 + jump)]], 4, 0) for z, jump in ((10.0, 0.025), (0.5, 0.04)))
+    known = np.ones((4, 2), bool)
+    assert not depth_edges(far, known, 0.03).any() and depth_edges(near, known, 0.03).all()
+
+
 def test_the_farthest_tenth_is_left_out() -> None:
     points = np.zeros((10, 10, 3))
     points[..., 2] = np.arange(1, 101).reshape(10, 10)
@@ -481,6 +488,33 @@ def test_a_mask_of_something_else_is_no_reason_to_move(photo) -> None:
     made = photo.refine(away, RefineOptions(size=96, gate=False), mask=bar)
     assert not made.accepted and made.pose is away and "badly" in made.report["reason"]
     assert made.report["iou"]["start"] == made.score == 0 < max(made.report["iou"].values()) < 0.5
+
+
+def test_icp_counts_only_where_it_fits_better(photo, monkeypatch) -> None:
+    picture = Picture.of(photo.mask, photo.points, photo.intrinsics, 96)
+    vertices, faces = photo.mesh.vertices.astype(np.float64), photo.mesh.faces.astype(np.int64)
+    for pose, shift, better in ((photo.truth, 0.3, False), (dataclasses.replace(photo.truth, translation=(0.4, 0.05, -2.2)), 0.3, True)):
+        run = Refinement(pose, vertices, faces, picture, RELEASED, torch.device("cpu"))
+        matrix = np.eye(4)
+        matrix[0, 3] = shift  # x to the left
+        monkeypatch.setattr(sys.modules[refine.__module__], "icp", lambda *_, matrix=matrix: Registration(matrix, 1.0, 0.0))
+        run.report["iou"]["aligned"] = run.view(run.start).iou()
+        state = run.start
+        assert (run.registered(state, run.target) is not state) == run.report["icp"] == better
+
+
+@pytest.mark.parametrize("verdict", ["best", "strict"])
+def test_half_of_the_overlap_is_the_least(photo, verdict) -> None:
+    picture = Picture.of(photo.mask, photo.points, photo.intrinsics, 96)
+    options = RefineOptions(verdict=verdict)
+    vertices, faces = photo.mesh.vertices.astype(np.float64), photo.mesh.faces.astype(np.int64)
+    run = Refinement(photo.start, vertices, faces, picture, options, torch.device("cpu"))
+    found = {"aligned": run.start, "end": run.start}
+    run.report["iou"] = {"start": 0.1, "aligned": 0.3, "end": 0.49}
+    with pytest.raises(Exception, match="badly"):
+        run.verdict(found)
+    run.report["iou"]["end"] = 0.5
+    assert run.verdict(found)[1] == 0.5 and run.report["taken"] == "end"
 
 
 def test_an_aligned_pose_is_taken_where_the_optimiser_spoils_it(photo, monkeypatch) -> None:

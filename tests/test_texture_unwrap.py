@@ -64,6 +64,8 @@ def test_box_charts(shape: str) -> None:
     found = unwrap(vertices, faces, QuietJob(), method="box", size=SIZE, padding=PADDING)
     check(found, vertices, faces)
     assert found.method == "box" and 6 <= len(np.unique(found.charts)) < 60
+    away = np.minimum(found.uvs, 1 - found.uvs) * SIZE  # from the sides, where a repeated texture begins anew
+    assert away.min() >= PADDING / 2
     corners = found.uvs[found.faces].astype(np.float64)
     sides = corners[:, 1:] - corners[:, :1]
     areas = (
