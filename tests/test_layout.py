@@ -17,7 +17,7 @@ from comfyui_sam3d.contract.scene import Mesh, Pose  # noqa: E402
 from comfyui_sam3d.worker.geometry.frames import P3D_TO_SCENE, from_sam3d_pose  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout import RELEASED, RefineOptions, gate, optimise, refine  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout.align import align, depth_edges, target_points, visible_points  # noqa: E402
-from comfyui_sam3d.worker.geometry.layout.icp import Registration, icp  # noqa: E402
+from comfyui_sam3d.worker.geometry.layout.icp import Registration, icp, rigid  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout.refine import Picture, Refinement  # noqa: E402
 from comfyui_sam3d.worker.geometry.layout.silhouette import Lens, soft_silhouette  # noqa: E402
 
@@ -488,6 +488,12 @@ def test_a_mask_of_something_else_is_no_reason_to_move(photo) -> None:
     made = photo.refine(away, RefineOptions(size=96, gate=False), mask=bar)
     assert not made.accepted and made.pose is away and "badly" in made.report["reason"]
     assert made.report["iou"]["start"] == made.score == 0 < max(made.report["iou"].values()) < 0.5
+
+
+def test_the_best_motion_is_never_a_mirror() -> None:
+    points = np.random.default_rng(0).normal(size=(50, 3))
+    turn = rigid(points, points * [1, 1, -1])[:3, :3]
+    assert np.linalg.det(turn) == pytest.approx(1) and turn @ turn.T == pytest.approx(np.eye(3), abs=1e-12)
 
 
 def test_icp_counts_only_where_it_fits_better(photo, monkeypatch) -> None:

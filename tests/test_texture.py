@@ -390,6 +390,17 @@ def test_no_seam_is_black_however_small_the_texture_gets(unwrap: str) -> None:
         level = torch.nn.functional.avg_pool2d(level.permute(2, 0, 1), 2).permute(1, 2, 0)
 
 
+def test_a_face_thinner_than_a_texel_has_its_colour() -> None:
+    """A green triangle, and a red sliver that no texel's centre lies in."""
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [2, 0, 0], [2, 1, 0], [2.00001, 0, 0]], np.float32)
+    colors = np.array([[0, 200, 0, 255]] * 3 + [[200, 0, 0, 255]] * 3, np.uint8)
+    mesh = Mesh(vertices, np.arange(6, dtype=np.uint32).reshape(2, 3), vertex_colors=colors)
+    baked = bake(mesh, None, QuietJob(), BakeOptions(size=256, mode="vertex", unwrap="box")).mesh
+    assert baked.texture is not None and baked.uvs is not None
+    found = lookup(baked.texture, torch.tensor(baked.uvs[baked.faces.astype(np.int64)].mean(axis=1)))
+    assert torch.allclose(found * 255, torch.tensor([[0.0, 200, 0], [200, 0, 0]]), atol=1)
+
+
 def test_wrong_calls_are_refused_in_words(ball: tuple[Shape, Mesh, Splats]) -> None:
     _, mesh, splats = ball
     for options in ({"size": 100}, {"mode": "photo"}, {"padding": -1}, {"neighbours": 0}):
