@@ -395,7 +395,8 @@ def test_a_face_thinner_than_a_texel_has_its_colour() -> None:
     vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [2, 0, 0], [2, 1, 0], [2.00001, 0, 0]], np.float32)
     colors = np.array([[0, 200, 0, 255]] * 3 + [[200, 0, 0, 255]] * 3, np.uint8)
     mesh = Mesh(vertices, np.arange(6, dtype=np.uint32).reshape(2, 3), vertex_colors=colors)
-    baked = bake(mesh, None, QuietJob(), BakeOptions(size=256, mode="vertex", unwrap="box")).mesh
+    options = BakeOptions(size=256, mode="vertex", unwrap="box", padding=3)  # charts then begin between two centres
+    baked = bake(mesh, None, QuietJob(), options).mesh
     assert baked.texture is not None and baked.uvs is not None
     found = lookup(baked.texture, torch.tensor(baked.uvs[baked.faces.astype(np.int64)].mean(axis=1)))
     assert torch.allclose(found * 255, torch.tensor([[0.0, 200, 0], [200, 0, 0]]), atol=1)
