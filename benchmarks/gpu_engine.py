@@ -39,7 +39,7 @@ ORIGINAL = {"structure": "3.2 s", "latents": "3.5 s", "decode": "0.24 s (+ 0.03 
 class RandomStore:
     """Stands in for weights on disk: networks of the given sizes, filled where they are wanted."""
 
-    digest, warnings, fake = "random", ("Random weights: not a reconstruction.",), True
+    digest, origin, warnings = "random", "random weights", ("Random weights: not a reconstruction.",)
 
     def __init__(self, architecture: Architecture, device: torch.device) -> None:
         self.architecture, self.dtype = architecture, torch.float16 if device.type == "cuda" else torch.float32
@@ -135,7 +135,8 @@ def main() -> None:
     rows += rows_of(f"{options.objects} objects", many, f"6 x one, here {many['all'] / one['all']:.1f} x")
     if device.type == "cuda" and not options.skip_plans:
         rows += plans(bench, request(1, side, quality="standard"), request)
-    table(rows, f"The engine, full size, random weights, {options.voxels} voxels (seconds; last column: limit, or the original's figure)")
+    what = "a tiny architecture, which measures nothing" if options.tiny else f"full size, {options.voxels} voxels"
+    table(rows, f"The engine with random weights, {what} (seconds; last column: limit, or the original's figure)")
 
 
 def plans(bench: Bench, wanted: ReconstructRequest, make: Callable[..., ReconstructRequest]) -> list[tuple[str, str, str]]:
