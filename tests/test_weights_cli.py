@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
@@ -72,10 +73,12 @@ def test_a_refusal_is_three_lines(tmp_path, variables):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_ends_the_program_too(tmp_path, variables):
+def test_ctrl_c_ends_the_program_too(tmp_path, variables, tiny):
     pytest.importorskip("huggingface_hub")
-    files = {"checkpoints/pipeline.yaml": b"x" * 100}
-    with serving(Hub(files, pause=60)) as hub:
+    names = [f"checkpoints/{path.name}" for path in tiny.iterdir() if path.suffix in (".yaml", ".ckpt")]
+    with serving(
+        Hub(dict.fromkeys([*names, "model.pt"], b"x" * 100), pause=60)
+    ) as hub:  # each file is asked about, then the first is waited for
         more = {**variables, "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1", "SAM3D_WEIGHTS_REPO": "a/b"}
         process = subprocess.Popen(
             command("weights", "fetch", "--folder", tmp_path / "new", "--json"),
@@ -84,15 +87,17 @@ def test_ctrl_c_ends_the_program_too(tmp_path, variables):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        deadline = time.monotonic() + 60
-        while not hub.log and time.monotonic() < deadline:
-            time.sleep(0.05)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        child = int(children.read_text().split()[0]) if children.exists() else None
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert child is None or not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]
+        try:
+            deadline = time.monotonic() + 60
+            while len(hub.log) <= len(names) and time.monotonic() < deadline and process.poll() is None:
+                time.sleep(0.05)
+            programs = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+        finally:
+            said = process.communicate(timeout=60)
+    assert hub.log and programs, said
+    assert process.returncode == 130, said
+    assert not [program for program in psutil.wait_procs(programs, timeout=10)[1] if program.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_where_the_worker_is_elsewhere(tmp_path):
