@@ -18,7 +18,7 @@ from comfyui_sam3d.contract.errors import OutputError, SetupError  # noqa: E402
 from comfyui_sam3d.worker.pointmap import from_picture  # noqa: E402
 from comfyui_sam3d.worker.sam3d.architecture import TINY, Architecture  # noqa: E402
 from comfyui_sam3d.worker.sam3d.checkpoint import Weights  # noqa: E402
-from comfyui_sam3d.worker.weights import config, convert, fake, files, layout, locate, records, status, store, tensors, verify  # noqa: E402
+from comfyui_sam3d.worker.weights import config, convert, fake, files, layout, locate, status, store, tensors, verify  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
@@ -483,40 +483,3 @@ def test_what_the_hubs_cache_has_is_not_fetched_again(official, tmp_path, monkey
     assert locate.find() == snapshot and _elsewhere(None) is None
     monkeypatch.setenv("SAM3D_WEIGHTS", str(official))
     assert _elsewhere(None) is None  # the folder that fetch checks and completes
-
-
-# -- tensors
-
-
-def test_our_files_are_read_by_the_safetensors_library(tmp_path):
-    from safetensors.torch import load_file
-
-    values = {
-        "a": torch.arange(6.0).reshape(2, 3),
-        "b": torch.ones(3, dtype=torch.float16),
-        "c": torch.tensor(2.0),
-        "d": torch.zeros(0, 4),
-        "é": torch.ones(5, 2).T,
-    }
-    items = [tensors.Item(name, tuple(v.shape), v.dtype, lambda v=v: v) for name, v in values.items()]
-    sha256 = tensors.write(tmp_path / "x.safetensors", items, {"k": "v"})
-    found = load_file(tmp_path / "x.safetensors")
-    assert found.keys() == values.keys() and all(torch.equal(found[name], values[name]) for name in values)
-    assert files.metadata(tmp_path / "x.safetensors") == {"k": "v"} and files.hash_file(tmp_path / "x.safetensors") == sha256
-
-
-@pytest.mark.parametrize("data", [b"", b"\x01", b"\xff" * 8 + b"x", b"\x02" + b"\0" * 7 + b"[]", b"\x02" + b"\0" * 7 + b"{}" + b"more"])
-def test_files_that_are_no_tensors(tmp_path, data):
-    (tmp_path / "x.safetensors").write_bytes(data)
-    with pytest.raises(SetupError, match="isn't a whole safetensors file"):
-        files.header(tmp_path / "x.safetensors")
-
-
-def test_records_survive_nonsense(tmp_path):
-    (tmp_path / "a").write_bytes(b"1")
-    assert records.of(tmp_path, tmp_path / "a") is None
-    (tmp_path / layout.RECORD_FILE).write_text("[")
-    records.save(tmp_path, tmp_path / "a", "0" * 64, "hub")
-    assert records.of(tmp_path, tmp_path / "a")["source"] == "hub"
-    os.utime(tmp_path / "a", (1, 1))
-    assert records.of(tmp_path, tmp_path / "a") is None
