@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..contract.errors import OptionError
-from ..contract.request import ENGINES, PRESETS, QUALITIES, DraftOptions, ReconstructRequest
+from ..contract.request import ENGINES, PRESETS, QUALITIES, DraftOptions, ReconstructRequest, Sam3dOptions
 from ..contract.scene import Scene
 from . import _host, _pictures, _values
 from ._backend import shared
@@ -84,17 +85,38 @@ class Reconstruct:
                         "tooltip": "The objects' names in the files, separated by commas. One name for several objects is numbered; empty: object_1, object_2, ...",
                     },
                 ),
+                "options": ("SAM3D_OPTIONS", {"tooltip": "From SAM3D Options. Not linked: all as the quality says."}),
+                "moge_geometry": (
+                    "MOGE_GEOMETRY",
+                    {
+                        "tooltip": "From core's Run MoGe Inference, of the same picture: the sam3d engine then places the objects by these points "
+                        "instead of making its own. Not linked: it makes them."
+                    },
+                ),
             },
         }
 
     def reconstruct(
-        self, image: Any, masks: Any, polarity: str, engine: str, preset: str, quality: str, seed: int, names: str = ""
+        self,
+        image: Any,
+        masks: Any,
+        polarity: str,
+        engine: str,
+        preset: str,
+        quality: str,
+        seed: int,
+        names: str = "",
+        options: dict[str, Any] | None = None,
+        moge_geometry: Any = None,
     ) -> tuple[list[Scene], list[Any], list[Any]]:
         found = _pictures.objects(_host.array(image), _host.array(masks), polarity)
         labels = _names(names, sum(len(hard) for _, hard, _ in found))
+        given: dict[str, Any] = dict(options or {})
+        engines_own = given.pop("sam3d", Sam3dOptions())
         requests = []
-        for picture, hard, alpha in found:
+        for index, (picture, hard, alpha) in enumerate(found):
             mine, labels = labels[: len(hard)], labels[len(hard) :]
+            points = _points(moge_geometry, (picture.shape[0], picture.shape[1]), index, len(found))
             requests.append(
                 ReconstructRequest(
                     image=picture,
@@ -106,6 +128,8 @@ class Reconstruct:
                     quality=quality,  # type: ignore[arg-type]
                     outputs=(),  # files are the Export node's: other formats mustn't reconstruct again
                     draft=DraftOptions(preset=preset),  # type: ignore[arg-type]
+                    sam3d=engines_own.replace(**points),
+                    **given,
                 )
             )
         bar = _host.Progress()
@@ -119,6 +143,22 @@ class Reconstruct:
         bar.update(1.0)
         _host.say(_summary(scenes))
         return scenes, [_values.mesh_of(scene) for scene in scenes], [_values.splat_of(scene) for scene in scenes]
+
+
+def _points(geometry: Any, size: tuple[int, int], index: int, count: int) -> dict[str, Any]:
+    """Core's MOGE_GEOMETRY for picture `index` of `count` -> keywords of Sam3dOptions; none where nothing is linked. Raises OptionError."""
+    if geometry is None:
+        return {}
+    from ..contract.pointmaps import from_geometry
+
+    parts: Mapping[str, Any] = geometry if isinstance(geometry, Mapping) else {}
+    held = [len(parts[name]) for name, rank in (("points", 4), ("depth", 3)) if getattr(parts.get(name), "ndim", 0) == rank]
+    if held and held[0] != count:
+        raise OptionError(
+            f"{count} picture{'s' if count > 1 else ''} and a MOGE_GEOMETRY of {held[0]} don't fit together.",
+            "Link the same pictures to MoGe and to SAM3D Reconstruct.",
+        )
+    return from_geometry(geometry, size, index=None if count == 1 else index).options()
 
 
 def _names(text: str, count: int) -> tuple[str, ...]:

@@ -20,7 +20,17 @@ PACK = Path(__file__).resolve().parent.parent
 GOLDEN = {
     "SAM3DLoadImageMasks": (["image", "masks", "polarity"], ["IMAGE", "MASK", "STRING", "STRING"]),
     "SAM3DLoadFolder": (["folder", "pairing", "polarity", "on_problem", "skip", "limit"], ["IMAGE", "MASK", "STRING", "STRING"]),
-    "SAM3DReconstruct": (["image", "masks", "polarity", "engine", "preset", "quality", "seed", "names"], ["SAM3D_SCENE", "MESH", "SPLAT"]),
+    "SAM3DReconstruct": (
+        ["image", "masks", "polarity", "engine", "preset", "quality", "seed", "names", "options", "moge_geometry"],
+        ["SAM3D_SCENE", "MESH", "SPLAT"],
+    ),
+    "SAM3DOptions": (
+        [
+            *("steps", "guidance", "few_step", "latent_steps", "latent_guidance", "latent_seed", "splats_per_voxel", "mesh", "smooth"),
+            *("face_budget", "texture", "texture_size", "frame", "size", "layout", "memory"),
+        ],
+        ["SAM3D_OPTIONS"],
+    ),
     "SAM3DExport": (
         [
             *("scene", "filename_prefix", "glb", "ply", "splat", "obj", "stl", "mesh_ply", "each_object", "ply_frame"),
@@ -31,7 +41,7 @@ GOLDEN = {
     "SAM3DPreview": (["scene", "view", "size", "frames"], []),
 }
 TAKEN = re.compile(r"SAM3DBody_|SAM3DExportPLY|SAM3DGenerateSLAT|SAM3DMeshDecode|LoadSAM3DModel")  # ids of core and of another pack
-SOCKETS = {"IMAGE", "MASK", "SAM3D_SCENE"}
+SOCKETS = {"IMAGE", "MASK", "SAM3D_SCENE", "SAM3D_OPTIONS", "MOGE_GEOMETRY"}
 
 nodes = pytest.mark.parametrize("node", list(NODE_CLASS_MAPPINGS))
 
@@ -98,7 +108,7 @@ def test_inputs(node: str) -> None:
         default = options.get("default")
         if isinstance(kind, list):
             assert default in kind or (default is None and options.get("image_upload")), name
-        elif kind == "INT":
+        elif kind in ("INT", "FLOAT"):
             assert options["min"] <= default <= options["max"], name
         elif kind in ("STRING", "BOOLEAN"):
             assert isinstance(default, str if kind == "STRING" else bool), name

@@ -51,7 +51,7 @@ def test_import_under_any_folder_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.symlink_to(PACK, target_is_directory=True)
     found = imported(folder, tmp_path / "home")
-    assert found["ids"] == ["SAM3DLoadImageMasks", "SAM3DLoadFolder", "SAM3DReconstruct", "SAM3DExport", "SAM3DPreview"]
+    assert found["ids"] == ["SAM3DLoadImageMasks", "SAM3DLoadFolder", "SAM3DReconstruct", "SAM3DOptions", "SAM3DExport", "SAM3DPreview"]
     assert found["names"] == found["ids"]
     assert (PACK / str(found["web"])).is_dir()
     assert found["third"] == [], "the host's start must not pay for libraries"
