@@ -1,7 +1,7 @@
 """Builds `_env/`, the isolated environment that the worker runs in. ComfyUI-Manager runs this file; you can too, as often as you like.
 
     python install.py                      the layer `base`: the draft engine, the nodes' worker, the command line
-    python install.py --layers base,model  more layers (base, model, video, dev; see environment/README.md)
+    python install.py --layers base,model  more layers (base, model, video, server, dev; see environment/README.md)
     python install.py --rebuild            from nothing
 
 Nothing is installed into the Python that runs it. Exit codes: 0 ready, 2 wrong usage, 3 failed (what happened and what to do is printed), 130 interrupted.

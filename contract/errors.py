@@ -20,7 +20,16 @@
     |-- EngineError              E_ENGINE        the engine raised
     |   `-- OutOfMemoryError     E_MEMORY        not enough memory for this job
     |-- JobCancelled             E_CANCELLED     somebody asked for it
-    `-- OutputError              E_OUTPUT        a result can't be written
+    |-- OutputError              E_OUTPUT        a result can't be written
+    `-- ServiceError             E_SERVICE       a job server can't do what it was asked for
+        |-- UnreachableError     E_UNREACHABLE   it doesn't answer, or isn't one of ours
+        |-- DeniedError          E_DENIED        it doesn't know the caller, or the call comes from a page of somebody else
+        |-- NotFoundError        E_NOT_FOUND     there is no such thing
+        |-- ConflictError        E_CONFLICT      the thing's state doesn't allow it
+        |-- TooLargeError        E_TOO_LARGE     the message is beyond a limit
+        |-- BusyError            E_BUSY          too much at once: try again later
+        |-- StorageError         E_STORAGE       its disk, or its share of it, is full
+        `-- TimeLimitError       E_TIME_LIMIT    the job, or the caller, took too long
 
 An error crosses the wire as `to_json()` and comes back as the same class (`from_json`), with the worker's traceback in
 `detail`. Command-line exit codes and HTTP statuses are derived from the classes by the skins, never stored here.
@@ -154,6 +163,44 @@ class JobCancelled(Sam3dError):
 class OutputError(Sam3dError):
     code = "E_OUTPUT"
     usual_hint = "Check the folder's permissions and the free disk space."
+
+
+class ServiceError(Sam3dError):
+    code = "E_SERVICE"
+
+
+class UnreachableError(ServiceError):
+    code = "E_UNREACHABLE"
+    usual_hint = "Check the address, and that the server runs."
+
+
+class DeniedError(ServiceError):
+    code = "E_DENIED"
+
+
+class NotFoundError(ServiceError):
+    code = "E_NOT_FOUND"
+
+
+class ConflictError(ServiceError):
+    code = "E_CONFLICT"
+
+
+class TooLargeError(ServiceError):
+    code = "E_TOO_LARGE"
+
+
+class BusyError(ServiceError):
+    code = "E_BUSY"
+    usual_hint = "Try again in a moment."
+
+
+class StorageError(ServiceError):
+    code = "E_STORAGE"
+
+
+class TimeLimitError(ServiceError):
+    code = "E_TIME_LIMIT"
 
 
 def _tree(kind: type[Sam3dError]) -> dict[str, type[Sam3dError]]:

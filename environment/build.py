@@ -26,7 +26,7 @@ from . import journal, torch_build, uv
 from .uv import InstallError, Say
 
 PYTHONS = ((3, 10), (3, 13))
-_MEGABYTES = {"base": 400, "model": 1500, "video": 250, "dev": 700}  # needed on the disk, unpacked
+_MEGABYTES = {"base": 400, "model": 1500, "video": 250, "server": 300, "dev": 700}  # needed on the disk, unpacked
 _CUDA_MEGABYTES = 12000  # of the registry's torch for Linux: 6 GB in the environment, as much in a cache that can't share its files
 
 

@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 SCHEMA = 1
-LAYERS = ("base", "model", "video", "dev")  # environment/<layer>.txt
+LAYERS = ("base", "model", "video", "server", "dev")  # environment/<layer>.txt
 PROFILE = "cpu"  # until profiles for GPUs are built
 READY = ".sam3d_ready.json"
 BUILDING = ".sam3d_building.json"

@@ -32,12 +32,14 @@ def main(root: str, argv: list[str]) -> int:
 
 
 def _layers(argv: list[str]) -> tuple[str, ...]:
-    """What a command needs: the tests everything, the learned engine and its weights the layer `model`, all else `base`."""
+    """What a command needs: the tests everything, the learned engine and its weights the layer `model`, the job server `server`, all else `base`."""
     if argv[:1] == ["test"]:
         return journal.LAYERS
     if {"-h", "--help"} & set(argv):
         return ("base",)
     words = " ".join(argv).replace("=", " ").split()
+    if argv[:1] == ["serve"]:
+        return ("base", "server")
     learned = any(pair == ("engine", "sam3d") for pair in zip((word.lstrip("-") for word in words), words[1:]))
     return ("base", "model") if learned or argv[:1] == ["weights"] else ("base",)
 
@@ -68,7 +70,7 @@ def _named_python(python: str, layers: tuple[str, ...]) -> str | None:
     import subprocess
 
     named, python = python, shutil.which(python) or python
-    modules = {"base": ["comfyui_sam3d"], "dev": ["pytest", "pytest_cov"]}
+    modules = {"base": ["comfyui_sam3d"], "server": ["fastapi", "uvicorn"], "dev": ["pytest", "pytest_cov"]}
     if "dev" not in layers:  # tests of networks skip themselves where there are none
         modules["model"] = ["torch", "safetensors", "yaml"]
     needed = [name for layer in layers for name in modules.get(layer, ())]

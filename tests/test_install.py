@@ -102,7 +102,7 @@ def test_a_package_that_is_not_to_be_had(pack: ScratchPack, tmp_path: Path) -> N
 @posix
 def test_wrong_usage_and_named_python(pack: ScratchPack, fake: FakeUv) -> None:
     wrong = pack.run("install.py", "--layers", "everything", **fake.variables())
-    assert wrong.returncode == 2 and "base, model, video, dev" in wrong.stderr
+    assert wrong.returncode == 2 and "base, model, video, server, dev" in wrong.stderr
     named = pack.run("install.py", **fake.variables(SAM3D_WORKER_PYTHON=sys.executable))
     assert named.returncode == 0 and "nothing is built" in named.stdout
     assert fake.calls() == []

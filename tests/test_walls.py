@@ -14,7 +14,8 @@ from tracked import sources, tree
 WALLS: dict[str, set[str]] = {
     "": {"nodes"},  # the package's own __init__
     "nodes": {"client", "contract"},
-    "factory": {"client", "contract"},
+    "factory": {"client", "contract", "factory/server"},
+    "factory/server": {"client", "contract", "factory"},
     "client": {"contract"},
     "contract": set(),
     "environment": set(),
@@ -58,6 +59,7 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "client": ({"numpy"}, set()),
     "nodes": ({"numpy"}, {"PIL", "torch", *(HOST := {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes"})}),
     "factory": ({"numpy", "click", "typer", "rich"}, {"PIL", "cv2", "numpy"}),
+    "factory/server": ({"numpy", "fastapi", "starlette", "pydantic", "uvicorn"}, {"PIL"}),
     "environment": (set(), {"uv"}),  # to find its program beside the running Python
     "worker": ({"numpy"}, {"PIL", "scipy"}),
     "worker/job": ({"numpy"}, set()),

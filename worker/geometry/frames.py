@@ -4,7 +4,7 @@ Ours is glTF's: right-handed, x right, y up, front towards +z, metres; matrices 
 (w, x, y, z). Other conventions appear here and nowhere else, each under its own name:
 
     FRAMES            what `ply_frame` does to coordinates: y_up (nothing), y_down, z_up
-    *_sam3d_*         the published model's: row vectors, PyTorch3D camera axes, the inverse quaternion
+    *_sam3d_*         the published model's: row vectors, PyTorch3D camera axes, the inverse quaternion (contract/original.py)
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...contract.errors import InputError
-from ...contract.rotations import quaternion_product, rotation_matrices, rotation_quaternions
+from ...contract.original import CANONICAL_TO_OBJECT, P3D_TO_SCENE, from_sam3d_pose, to_sam3d_pose
+from ...contract.rotations import quaternion_product, rotation_quaternions
 from ...contract.scene import Mesh, Pose, Splats
 from .harmonics import rotate_sh
+
+__all__ = ["CANONICAL_TO_OBJECT", "FRAMES", "P3D_TO_SCENE", "from_sam3d_pose", "to_sam3d_pose"]
 
 # ply_frame -> the rotation from our frame to the file's. All are proper rotations: nothing is ever mirrored.
 FRAMES: dict[str, np.ndarray] = {
@@ -24,9 +26,6 @@ FRAMES: dict[str, np.ndarray] = {
     "y_down": np.diag([1.0, -1.0, -1.0]),  # half a turn about x: the frame of 3DGS training data
     "z_up": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]),  # (x, y, z) -> (x, -z, y): Blender's, and the model's own
 }
-
-CANONICAL_TO_OBJECT = FRAMES["z_up"].T  # the model's canonical object frame (z up) -> ours: (x, y, z) -> (x, z, -y)
-P3D_TO_SCENE = np.diag([-1.0, 1.0, -1.0])  # PyTorch3D camera axes (x left, y up, z forward) -> glTF's (x right, y up, z backward)
 
 _BLOCK = 1 << 13  # splats that stay in a processor's cache, and are too few for BLAS to wake further threads
 
@@ -76,27 +75,3 @@ def inverse(pose: Pose) -> Pose:
     back = pose.rotation_matrix().T
     moved = -(back @ np.asarray(pose.translation)) / pose.scale
     return Pose(tuple(rotation_quaternions(back).tolist()), tuple(moved.tolist()), 1 / pose.scale)
-
-
-def from_sam3d_pose(quaternion: Sequence[float], translation: Sequence[float], scale: Sequence[float] | float) -> Pose:
-    """The published model's pose -> ours, for an object whose points went through CANONICAL_TO_OBJECT.
-
-    There `p_cam = (p_obj * s) @ R(q) + t` with row vectors, p_obj canonical z-up, p_cam in PyTorch3D camera axes: q is the *inverse*
-    of the column-vector rotation. The result maps our object frame to glTF camera axes: a glTF camera at the origin, unturned,
-    sees the photo's view. scale: a number or three equal ones. Source: spec/postprocess.md section 9; golden `scene_assembly`.
-    Raises InputError where the scales differ or the quaternion is zero.
-    """
-    sizes = np.atleast_1d(np.asarray(scale, np.float64)).ravel()
-    q = np.asarray(quaternion, np.float64).ravel()
-    length = np.linalg.norm(q)
-    if np.ptp(sizes) > 1e-4 * sizes.max() or not length > 0:
-        raise InputError("The model's pose has unequal scales or no rotation.", "Average the scales and normalise the quaternion first.")
-    turn = P3D_TO_SCENE @ rotation_matrices(q / length).T @ CANONICAL_TO_OBJECT.T
-    moved = P3D_TO_SCENE @ np.asarray(translation, np.float64).ravel()
-    return Pose(tuple(rotation_quaternions(turn)), tuple(moved), float(sizes.mean()))
-
-
-def to_sam3d_pose(pose: Pose) -> tuple[np.ndarray, np.ndarray, float]:
-    """The inverse of `from_sam3d_pose`: (quaternion (4,), translation (3,), scale) in the published model's convention."""
-    turn = P3D_TO_SCENE.T @ pose.rotation_matrix() @ CANONICAL_TO_OBJECT
-    return rotation_quaternions(turn.T), P3D_TO_SCENE.T @ np.asarray(pose.translation), pose.scale
