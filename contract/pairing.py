@@ -9,7 +9,7 @@ In this order, the first that matches; `pair` forces one:
     alpha    the picture has an alpha channel
     auto     nothing of these: somebody else finds the mask (only when forced)
 
-A file that is a mask of another picture is never a picture. Names are compared in Unicode NFC (a file name of macOS may be NFD),
+A file that is a mask or the point map (<stem>_pointmap.*) of another picture is never a picture. Names are compared in Unicode NFC (a file name of macOS may be NFD),
 extensions and the word `mask` without regard to case. Nothing is decoded; of a picture without a mask, the header is read.
 """
 
@@ -32,6 +32,9 @@ RULES = ("table", "folder", "suffix", "layout", "alpha", "auto")
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 TABLES = ("pairs.csv", "pairs.jsonl")
 
+POINTMAP_SUFFIXES = frozenset({".npy", ".npz", ".png", ".tif", ".tiff"})
+
+_POINTMAP_NAME = re.compile(r"(.+)[_.-]pointmap", re.IGNORECASE | re.DOTALL)
 _MASK_NAME = re.compile(r"(.+)[_.-]mask", re.IGNORECASE | re.DOTALL)
 _DIGITS = re.compile(r"(\d+)")
 _NO_MASK_HINT = "Put a mask beside it (<name>_mask.png) or into masks/, give a picture with transparency, or let a mask be found (batch: --auto-mask border)."
@@ -42,7 +45,8 @@ class Pair:
     """One job of a folder. masks: files, one object each; none where the rule is alpha, auto or none.
 
     name: what the result is called, NFC, not yet a safe or unique file name. rule: one of RULES, or `none` together with an error.
-    params: what a table says about this row (text from a CSV, JSON values else). error: why this job can't be done, or None.
+    params: what a table says about this row (text from a CSV, JSON values else). pointmap: the file beside the picture that holds its points
+    (docs/pointmaps.md), or None. error: why this job can't be done, or None.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Pair:
     masks: tuple[Path, ...] = ()
     rule: str = "none"
     params: dict[str, Any] = field(default_factory=dict)
+    pointmap: Path | None = None
     error: Sam3dError | None = None
 
 
@@ -97,6 +102,12 @@ def nfc_stem(path: Path) -> str:
     return unicodedata.normalize("NFC", path.stem)
 
 
+def pointmap_stem(path: Path) -> str | None:
+    """The stem of the picture that a point map of this name belongs to, in NFC; None for any other file."""
+    found = _POINTMAP_NAME.fullmatch(nfc_stem(path)) if path.suffix.lower() in POINTMAP_SUFFIXES else None
+    return found[1] if found else None
+
+
 def _fold(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
@@ -123,18 +134,30 @@ class _Finder:
         self.recursive = recursive
         self.skip = skip.resolve() if skip is not None else None
         self._listings: dict[Path, tuple[list[Path], list[Path]]] = {}
+        self._pointmaps: dict[Path, list[Path]] = {}
 
     def of_folder(self) -> list[Pair]:
-        return [job for folder in self._folders() for image in self._pictures(folder) for job in self._jobs(image)]
+        return [self._mapped(job) for folder in self._folders() for image in self._pictures(folder) for job in self._jobs(image)]
 
     def of_row(self, row: Pair) -> list[Pair]:
         """A table's row as it is where it names masks (or is wrong), else by the other rules."""
         if row.error is not None or (row.masks and not self.forced):
-            return [row]
+            return [self._mapped(row)]
         own = row.name != nfc_stem(row.image)  # the row gave a name
         jobs = self._jobs(row.image)
         names = [row.name if len(jobs) == 1 else f"{row.name}_{nfc_stem(j.masks[0])}" for j in jobs] if own else [j.name for j in jobs]
-        return [replace(job, name=name, params=row.params) for job, name in zip(jobs, names)]
+        return [self._mapped(replace(job, name=name, params=row.params)) for job, name in zip(jobs, names)]
+
+    def _mapped(self, job: Pair) -> Pair:
+        """With the point map that lies beside the picture, unless a table names one."""
+        if job.error is not None or "pointmap" in job.params:
+            return job
+        self._list(job.image.parent)
+        found = [f for f in self._pointmaps[job.image.parent] if pointmap_stem(f) == nfc_stem(job.image)]
+        if len(found) > 1:
+            names = " and ".join(f.name for f in found)
+            return replace(job, error=PairingError(f"{job.image.name} has {len(found)} point maps: {names}.", "Keep one."))
+        return replace(job, pointmap=found[0]) if found else job
 
     def _list(self, folder: Path) -> tuple[list[Path], list[Path]]:
         """(pictures, folders) in it, in natural order, without hidden ones; empty where it can't be read."""
@@ -146,6 +169,7 @@ class _Finder:
                 )
             except OSError:
                 entries = []
+            self._pointmaps[folder] = [path for e in entries if pointmap_stem(path := folder / e.name) is not None and e.is_file()]
             files = [folder / e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES and e.is_file()]
             self._listings[folder] = files, [folder / e.name for e in entries if e.is_dir()]
         return self._listings[folder]
@@ -176,8 +200,8 @@ class _Finder:
     def _pictures(self, folder: Path) -> list[Path]:
         files = self._list(folder)[0]
         stems = {nfc_stem(f) for f in files}
-        numbered = set(self._layout_masks(folder))
-        return [f for f in files if f not in numbered and not ((m := _MASK_NAME.fullmatch(nfc_stem(f))) and m[1] in stems)]
+        others = {*self._layout_masks(folder), *(f for f in self._pointmaps[folder] if pointmap_stem(f) in stems)}
+        return [f for f in files if f not in others and not ((m := _MASK_NAME.fullmatch(nfc_stem(f))) and m[1] in stems)]
 
     def _jobs(self, image: Path) -> list[Pair]:
         """One picture's jobs: one, or as many as the layout has masks."""

@@ -14,7 +14,7 @@ from ..contract.errors import EmptyMaskError, FullMaskError, ImageError, MaskErr
 from ..contract.images import Picture, read_image
 from ..contract.masks import parse_masks
 from ..contract.names import safe_filename, unique_filenames
-from ..contract.pairing import IMAGE_SUFFIXES, natural_key, nfc_stem
+from ..contract.pairing import IMAGE_SUFFIXES, natural_key, nfc_stem, pointmap_stem
 from ..contract.request import ReconstructRequest
 from . import automask
 from .settings import request_fields
@@ -56,8 +56,8 @@ def make_request(
 
     settings: see `settings.request_fields`. Raises InputError.
     """
-    fields = request_fields(settings, base=base)
     picture = read_image(image)
+    fields = request_fields(settings, base=base, size=(picture.image.shape[0], picture.image.shape[1]))
     if masks:
         found, soft, names = _given(picture, image, masks, name, options)
     elif picture.alpha is not None and not options.always_auto:
@@ -78,10 +78,10 @@ def make_request(
 
 
 def mask_files(source: Path, image: Path) -> list[Path]:
-    """--masks: a folder's pictures in natural order, without `image` itself where it lies there too, or a JSON file. Raises MaskError."""
+    """--masks: a folder's pictures in natural order, or a JSON file. `image` itself, and its point map, are none of them. Raises MaskError."""
     if source.is_dir():
         files = [f for f in source.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith(".") and f.is_file()]
-        files = [f for f in files if not (image.exists() and f.samefile(image))]
+        files = [f for f in files if not (image.exists() and f.samefile(image)) and pointmap_stem(f) != nfc_stem(image)]
         if not files:
             raise MaskError(f"The folder {source} holds no masks.", "Put one picture for each object there, or name a JSON file.")
         return sorted(files, key=lambda f: natural_key(f.name))

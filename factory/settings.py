@@ -22,6 +22,8 @@ from ..contract.request import FORMATS, DraftOptions, ExportOptions, Reconstruct
 _OF_REQUEST = ("engine", "seed", "quality", "texture_size", "face_budget", "size", "outputs")
 _PARTS: dict[str, type[Any]] = {"draft": DraftOptions, "sam3d": Sam3dOptions, "export": ExportOptions}
 _ALIASES = {"faces": "face_budget", "format": "outputs", "formats": "outputs"}
+_OF_POINTMAP = ("pointmap_frame", "intrinsics", "fov_x", "depth_scale")  # what a point map's file is read by
+FILES = ("back_image", "pointmap", "intrinsics")  # settings whose text may be the path of a file
 
 
 @functools.cache
@@ -30,7 +32,7 @@ def known() -> dict[str, str]:
     found = dict.fromkeys(_OF_REQUEST, "request")
     for part, kind in _PARTS.items():
         found |= {item.name: part for item in dataclasses.fields(kind)}
-    return found
+    return found | dict.fromkeys(_OF_POINTMAP, "sam3d")
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -55,35 +57,47 @@ def canonical(key: str) -> str:
     return name
 
 
-def request_fields(settings: Mapping[str, Any], *, base: Path | None = None) -> dict[str, Any]:
+def request_fields(settings: Mapping[str, Any], *, base: Path | None = None, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """Keyword arguments for ReconstructRequest. Raises OptionError.
 
-    settings: name -> text or JSON value; None stays as the engine has it. base: where a relative back_image or pointmap lies.
+    settings: name -> text or JSON value; None stays as the engine has it. base: where the files of FILES lie, if their paths are relative.
+    size: the picture's (H, W), which a point map is checked against and brought to.
     """
     parts: dict[str, dict[str, Any]] = {"request": {}, **{part: {} for part in _PARTS}}
+    of_map: dict[str, Any] = {}
     for key, value in settings.items():
         name = canonical(key)
         if value is None:
             continue
         if name == "back_image":
             value = _rgba(value, base)
-        elif name in ("pointmap", "intrinsics"):
-            value = _floats(value, base, name)
+        elif name == "pointmap" or name in _OF_POINTMAP:
+            of_map[name] = value
+            continue
         elif name == "outputs":
             value = _formats(value)
         elif isinstance(value, str):
             value = _value(value)
         parts[known()[name]][name] = value
+    parts["sam3d"] |= _pointmap(of_map, base, size)
     return {**parts["request"], **{part: _made(kind, parts[part]) for part, kind in _PARTS.items()}}
 
 
 def check_settings(settings: Mapping[str, Any], *, base: Path | None = None) -> None:
-    """Raises the OptionError that a request with these settings would raise, without a picture."""
+    """Raises the OptionError that a request with these settings would raise, without a picture. A point map is read with its picture, not here."""
     import numpy as np
 
-    fields = request_fields(settings, base=base)
+    fields = request_fields({key: value for key, value in settings.items() if canonical(key) != "pointmap"}, base=base)
     with _naming():
         ReconstructRequest(image=np.zeros((1, 1, 3), np.uint8), masks=np.ones((1, 1, 1), bool), **fields)
+
+
+def check_pointmap(settings: Mapping[str, Any]) -> None:
+    """Raises OptionError where something describes a point map, and none is given. Not for batches: there only some pictures may have one."""
+    names = {canonical(key) for key, value in settings.items() if not _is_none(value)}
+    lone = sorted(names & set(_OF_POINTMAP))
+    if lone and "pointmap" not in names:
+        raise OptionError(f"{lone[0]} describes a point map, and none is given.", f"Add --pointmap FILE, or leave {lone[0]} out.")
 
 
 def _made(kind: type[Any], fields: dict[str, Any]) -> Any:
@@ -103,10 +117,14 @@ def _naming() -> Iterator[None]:
         raise OptionError(text, problem.hint) from None
 
 
+def _is_none(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and value.lower() in ("none", "null"))
+
+
 def _value(text: str) -> Any:
     """A number, true, false, none or a word."""
     lowered = text.lower()
-    if lowered in ("none", "null"):
+    if _is_none(text):
         return None
     if lowered in ("true", "false"):
         return lowered == "true"
@@ -127,15 +145,44 @@ def _formats(value: Any) -> tuple[str, ...]:
     return names
 
 
-def _floats(value: Any, base: Path | None, name: str) -> Any:
-    """An .npy file, or a list of lists."""
-    import numpy as np
+def _pointmap(of_map: dict[str, Any], base: Path | None, size: tuple[int, int] | None) -> dict[str, Any]:
+    """The file `pointmap` with what describes it -> keywords of Sam3dOptions. Raises OptionError."""
+    values = {name: _value(value) if isinstance(value, str) and name != "pointmap" else value for name, value in of_map.items()}
+    file = values.pop("pointmap", None)
+    if _is_none(file):  # also as a word: not the file that lies beside this picture
+        return {name: value for name, value in values.items() if name == "pointmap_frame"}
+    if not isinstance(file, (str, Path)):
+        raise OptionError("pointmap must be the path of a file.", "Give an .npy or .npz file, or a 16-bit picture of depth.")
+    from ..contract.pointmaps import read_pointmap
 
     try:
-        loaded = np.load((base or Path()) / value, allow_pickle=False) if isinstance(value, (str, Path)) else np.asarray(value)
-        return loaded.astype(np.float32)
-    except (OSError, ValueError, TypeError, AttributeError) as problem:
-        raise OptionError(f"{name} can't be read: {problem}.", "Give an .npy file of numbers, without pickled objects.") from None
+        matrix = _matrix(values.get("intrinsics"), base)
+        made = read_pointmap(
+            (base or Path()) / file,
+            size,
+            frame=values.get("pointmap_frame"),
+            intrinsics=matrix,
+            fov_x=values.get("fov_x"),
+            depth_scale=values.get("depth_scale"),
+        )
+    except OptionError as problem:
+        more = f"Settings that describe a map: {', '.join(_OF_POINTMAP)} (docs/pointmaps.md)."
+        raise OptionError(problem.message, f"{problem.hint} {more}") from None
+    return made.options()
+
+
+def _matrix(value: Any, base: Path | None) -> Any:
+    """Intrinsics: an .npy file, or a list of lists; what they must be, the contract knows."""
+    import numpy as np
+
+    if not isinstance(value, (str, Path)):
+        return value
+    try:
+        return np.load((base or Path()) / value, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as problem:
+        raise OptionError(
+            f"intrinsics can't be read: {problem}.", "Give an .npy file of 3x3 numbers, or [[fx,0,cx],[0,fy,cy],[0,0,1]]."
+        ) from None
 
 
 def _rgba(value: Any, base: Path | None) -> Any:

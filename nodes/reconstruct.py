@@ -158,6 +158,8 @@ def _points(geometry: Any, size: tuple[int, int], index: int, count: int) -> dic
             f"{count} picture{'s' if count > 1 else ''} and a MOGE_GEOMETRY of {held[0]} don't fit together.",
             "Link the same pictures to MoGe and to SAM3D Reconstruct.",
         )
+    if parts and parts.get("intrinsics") is None:  # core gives them for everything but panoramas, whose points lie all around
+        raise OptionError("The MOGE_GEOMETRY has no intrinsics: it is a panorama's.", "Link core's Run MoGe Inference.")
     return from_geometry(geometry, size, index=None if count == 1 else index).options()
 
 

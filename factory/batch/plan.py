@@ -16,7 +16,7 @@ from ...contract.names import safe_filename
 from ...contract.pairing import IMAGE_SUFFIXES, Pair, find_pairs, select
 from ...contract.request import ReconstructRequest
 from ..inputs import MaskOptions, make_request
-from ..settings import canonical, check_settings
+from ..settings import FILES, canonical, check_settings
 
 RESERVED = ("manifest.jsonl", "report.html", "report_files")  # names in the output folder that are the batch's own
 FIELDS = ("stem", "folder", "seed", "engine", "quality", "preset")
@@ -95,6 +95,12 @@ class Item:
     def images(self) -> tuple[Path, ...]:
         return (self.pair.image, *self.pair.masks)
 
+    @property
+    def further(self) -> dict[str, Path]:
+        """The files that its settings name, setting -> path; they need not exist."""
+        named = {name: self.settings[name] for name in FILES if isinstance(self.settings.get(name), (str, Path))}
+        return {name: self.pair.image.parent / value for name, value in named.items() if not str(value).startswith("[")}
+
 
 @dataclass(frozen=True)
 class Stamp:
@@ -155,16 +161,16 @@ def stamp_of(item: Item, options: BatchOptions) -> Stamp:
         },
         "masks": [masks.auto, masks.invert, masks.resize, masks.allow_full, masks.kind, item.pair.rule == "auto"],
         "name": item.pair.name,
-        "back_image": _back_image_sha(item),
+        "back_image": None,
+        **{name: _sha(path) for name, path in item.further.items()},
     }
     text = json.dumps(params, sort_keys=True)
     return Stamp(shas[0], hashlib.sha256("".join(shas[1:]).encode()).hexdigest(), hashlib.sha256(text.encode()).hexdigest())
 
 
-def _back_image_sha(item: Item) -> str | None:
-    value = item.settings.get("back_image")
+def _sha(path: Path) -> str | None:
     try:
-        return None if value is None else hashlib.sha256((item.pair.image.parent / str(value)).read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return None  # making the request will say so
 
@@ -189,6 +195,8 @@ def is_bare(pair: Pair) -> bool:
 def _item(pair: Pair, identity: Identity, options: BatchOptions) -> Item:
     settings = dict(options.settings)
     error = pair.error
+    if pair.pointmap is not None:
+        settings.setdefault("pointmap", pair.pointmap.name)
     if error is None and pair.params:
         try:
             settings |= {canonical(key): value for key, value in pair.params.items()}

@@ -77,4 +77,5 @@ def _signature(item: Item) -> Signature | None:
         stats = [os.stat(path) for path in item.images]
     except OSError:
         return None
-    return tuple((s.st_size, s.st_mtime_ns) for s in stats) if all(s.st_size for s in stats) else None
+    further = [path.stat() for path in item.further.values() if path.exists()]
+    return tuple((s.st_size, s.st_mtime_ns) for s in (*stats, *further)) if all(s.st_size for s in stats) else None

@@ -70,6 +70,11 @@ def app() -> None:
 @click.option("--masks", "mask_source", type=_PATH, help="All masks: a folder of pictures, or a JSON file (COCO, labelme, RLE, polygons).")
 @_OUT
 @click.option("--name", help="The result's name; the picture's, if not given.")
+@click.option(
+    "--pointmap",
+    metavar="FILE",
+    help="Points or depth of the picture for the sam3d engine: .npy, .npz, 16-bit PNG or TIFF; docs/pointmaps.md.",
+)
 @_common
 def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, out: Path, name: str | None, **common: Any) -> int:
     """One picture -> OUT/NAME/ with model.glb, splat.ply, preview.png, meta.json."""
@@ -223,8 +228,8 @@ def _settings(common: dict[str, Any]) -> dict[str, Any]:
     from ...contract.errors import OptionError
     from ..settings import parse_settings
 
-    names = ("engine", "seed", "quality", "preset", "outputs", "target", "ply_frame", "texture_size", "face_budget")
-    given = {name: list(common[name]) if name == "outputs" else common[name] for name in names if common[name] not in (None, ())}
+    names = ("engine", "seed", "quality", "preset", "outputs", "target", "ply_frame", "texture_size", "face_budget", "pointmap")
+    given = {name: list(common[name]) if name == "outputs" else common[name] for name in names if common.get(name) not in (None, ())}
     more = parse_settings(common["set_"])
     for name in given:
         if name in more:

@@ -17,7 +17,7 @@ from .. import automask, output
 from ..events import OK, done_fields, error_event, exit_code, job_event
 from ..inputs import MaskOptions, check_name, make_request, mask_files
 from ..jobs import Interrupts, watch
-from ..settings import check_settings
+from ..settings import check_pointmap, check_settings
 from .show import Show
 
 
@@ -62,6 +62,7 @@ def _run(
     start = time.perf_counter()
     automask.check_method(options.auto)
     check_settings(settings)
+    check_pointmap(settings)
     if masks and mask_source is not None:
         raise MaskError("--mask and --masks are both given.", "Give one of them.")
     if options.auto and (masks or mask_source is not None):
