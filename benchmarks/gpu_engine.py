@@ -92,7 +92,7 @@ class Bench:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
-        scene = self.engine.run(wanted, QuietJob())
+        scene = self.engine(wanted, QuietJob())
         made = time.perf_counter()
         encode(scene, wanted.outputs, wanted.export)
         end = time.perf_counter()

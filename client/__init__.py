@@ -6,6 +6,8 @@ scene = reconstruct(image, masks)                      # one call: starts a work
 
 with open_backend() as backend:                        # many: one worker, kept
     for event in backend.reconstruct(request): ...
+
+    backend.prepare(PrepareRequest(image)).result()    # one picture, its masks one after another: what they share is made first
 """
 
 from __future__ import annotations

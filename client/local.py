@@ -30,7 +30,7 @@ from ..contract.backend import Cancelled, Done, Event, Failed, Log, Preview, Pro
 from ..contract.errors import JobCancelled, OptionError, Sam3dError, WorkerStateError
 from ..contract.frames import encode_frame
 from ..contract.record import Record
-from ..contract.request import FORMATS, ExportOptions, ReconstructRequest
+from ..contract.request import FORMATS, ExportOptions, PrepareRequest, ReconstructRequest
 from ..contract.scene import Scene
 from .interpreter import worker_command, worker_environment
 from .job import LocalJob
@@ -48,7 +48,7 @@ class State(enum.Enum):
 
 
 class LocalBackend:
-    """A worker process behind the two verbs of contract.backend.Backend. Usable as a context manager, and from several threads.
+    """A worker process behind the verbs of contract.backend.Backend. Usable as a context manager, and from several threads.
 
     command: the argument list (default: client.interpreter decides). silence: seconds without a heartbeat after which a worker counts
     as hung. grace: seconds that a cancelled job gets to reach its next step before the process is killed. start_timeout: seconds until
@@ -78,7 +78,7 @@ class LocalBackend:
         self._closing = 0  # calls of close() under way
         _open.add(self)
 
-    # -- the two verbs
+    # -- the verbs
 
     def reconstruct(self, request: ReconstructRequest) -> LocalJob:
         """Start a job, and a worker if there is none; returns at once. Raises OptionError, SetupError, WorkerStartError or WorkerStateError;
@@ -86,6 +86,12 @@ class LocalBackend:
         if not isinstance(request, ReconstructRequest):
             raise OptionError(f"reconstruct() takes a ReconstructRequest, not {type(request).__name__}.")
         return self._submit(lambda number: messages.Reconstruct(number, request))
+
+    def prepare(self, request: PrepareRequest) -> LocalJob:
+        """Start the job that makes later requests with this picture shorter; as `reconstruct` otherwise."""
+        if not isinstance(request, PrepareRequest):
+            raise OptionError(f"prepare() takes a PrepareRequest, not {type(request).__name__}.")
+        return self._submit(lambda number: messages.Prepare(number, request))
 
     def export(self, scene: Scene, formats: Iterable[str], options: ExportOptions | None = None) -> dict[str, bytes]:
         """Encode a scene: file name -> bytes. Waits; raises a Sam3dError."""

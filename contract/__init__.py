@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .backend import Backend, Cancelled, Done, Event, Failed, Log, Preview, Progress, Reconstruction
     from .errors import Sam3dError
     from .masks import parse_masks
-    from .request import DraftOptions, ExportOptions, ReconstructRequest, Sam3dOptions
+    from .request import DraftOptions, ExportOptions, PrepareRequest, ReconstructRequest, Sam3dOptions
     from .scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
     from .version import PROTOCOL, VERSION
 
@@ -35,6 +35,7 @@ __all__ = [
     "Log",
     "Mesh",
     "Pose",
+    "PrepareRequest",
     "Preview",
     "Progress",
     "ReconstructRequest",
@@ -51,7 +52,7 @@ _HOMES = {
     "backend": ("Backend", "Cancelled", "Done", "Event", "Failed", "Log", "Preview", "Progress", "Reconstruction"),
     "errors": ("Sam3dError",),
     "masks": ("parse_masks",),
-    "request": ("DraftOptions", "ExportOptions", "ReconstructRequest", "Sam3dOptions"),
+    "request": ("DraftOptions", "ExportOptions", "PrepareRequest", "ReconstructRequest", "Sam3dOptions"),
     "scene": ("Camera", "Mesh", "Pose", "Scene", "SceneObject", "Splats"),
     "version": ("PROTOCOL", "VERSION"),
 }

@@ -1,4 +1,4 @@
-"""The Backend: the two verbs that every front door calls, and the events of a job.
+"""The Backend: the verbs that every front door calls, and the events of a job.
 
 `client.local` (a worker process) and `client.remote` (our HTTP API) implement it. Nodes, command line, server and executors know
 only this file.
@@ -6,6 +6,7 @@ only this file.
     backend = open_backend()
     scene = backend.reconstruct(request).result()          # wait
     for event in backend.reconstruct(request): ...         # or watch
+    backend.prepare(PrepareRequest(image)).result()        # a picture first, then its masks one by one
 
 A job's iterator yields Progress, Log and Preview, then exactly one of Done, Failed, Cancelled. It never raises for a failed
 job; `result()` does.
@@ -21,7 +22,7 @@ import numpy as np
 
 from .errors import Sam3dError
 from .record import Record, array
-from .request import ExportOptions, ReconstructRequest
+from .request import ExportOptions, PrepareRequest, ReconstructRequest
 from .scene import Scene
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress(Record):
-    """step of total within a stage; 0 <= step <= total. fraction: of the whole job, 0..1, never falling. eta: seconds, or None."""
+    """step of total within a stage; 0 <= step <= total. fraction: of the whole job, 0..1, never falling. eta: seconds to the job's end, or None."""
 
     stage: str
     step: int
@@ -97,6 +98,11 @@ class Backend(Protocol):
 
     def reconstruct(self, request: ReconstructRequest) -> Reconstruction:
         """Start a job. The Scene's `files` holds what `request.outputs` names."""
+        ...
+
+    def prepare(self, request: PrepareRequest) -> Reconstruction:
+        """Start a job that works out and keeps what depends on the picture alone: later requests with this picture skip it, and give the same result.
+        Its scene has no objects: it names the engine, and what took time."""
         ...
 
     def export(self, scene: Scene, formats: Iterable[str], options: ExportOptions | None = None) -> dict[str, bytes]:

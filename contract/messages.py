@@ -14,7 +14,7 @@ import numpy as np
 from .backend import Log, Preview, Progress
 from .errors import ProtocolError, Sam3dError
 from .record import Record, pack, unpack
-from .request import ExportOptions, ReconstructRequest
+from .request import ExportOptions, PrepareRequest, ReconstructRequest
 from .scene import Scene
 
 # How the client tells a worker, in its environment, what can't be a message: the descriptor whose end it holds (worker/channel.py), and the
@@ -29,6 +29,12 @@ SILENCE_VARIABLE = "SAM3D_WORKER_SILENCE"
 class Reconstruct(Record):
     job: int
     request: ReconstructRequest
+
+
+@dataclass(frozen=True)
+class Prepare(Record):
+    job: int
+    request: PrepareRequest
 
 
 @dataclass(frozen=True)
@@ -49,13 +55,15 @@ class Cancel(Record):
 
 @dataclass(frozen=True)
 class Hello(Record):
-    """The worker's first message, once. engines: the names it knows; `auto` is the last of them."""
+    """The worker's first message, once. engines: the names it knows; `auto` is the last of them. weights: a digest of those that sam3d would use, empty
+    where it has none."""
 
     protocol: int
     version: str
     pid: int
     python: str
     engines: tuple[str, ...] = ()
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ class JobStopped(Record):
     job: int
 
 
-FROM_CLIENT = {kind.__name__: kind for kind in (Reconstruct, Export, Cancel)}
+FROM_CLIENT = {kind.__name__: kind for kind in (Reconstruct, Prepare, Export, Cancel)}
 FROM_WORKER = {kind.__name__: kind for kind in (Hello, Beat, JobProgress, JobLog, JobPreview, JobDone, JobExported, JobFailed, JobStopped)}
 
 

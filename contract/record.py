@@ -190,8 +190,8 @@ def pack(value: Any, prefix: str = "") -> tuple[Any, dict[str, np.ndarray]]:
 
 def unpack(kind: Any, value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     """The inverse of `pack` for the declared type `kind`. Unknown keys are an OptionError: nothing is dropped silently."""
-    if isinstance(value, dict) and set(value) == {"$"}:
-        if not isinstance(value["$"], str) or value["$"] not in arrays:
+    if isinstance(value, dict) and set(value) == {"$"} and isinstance(value["$"], str):  # else: a mapping with such a key
+        if value["$"] not in arrays:
             raise OptionError(f"The array {value['$']!r} is missing from the message.")
         return arrays[value["$"]]
     origin, args = typing.get_origin(kind), typing.get_args(kind)

@@ -173,7 +173,8 @@ class ReconstructRequest(Record):
     export: ExportOptions = field(default_factory=ExportOptions)
 
     def __post_init__(self) -> None:
-        _check_picture(self.image, self.masks)  # before the generic shape check: a wrong size deserves its own words
+        _check_image(self.image)  # before the generic shape check: a wrong size deserves its own words
+        _check_masks(self.image, self.masks)
         super().__post_init__()
 
     def check(self) -> None:
@@ -216,12 +217,30 @@ class ReconstructRequest(Record):
         return plain
 
 
-def _check_picture(image: Any, masks: Any) -> None:
+@dataclass(frozen=True)
+class PrepareRequest(Record):
+    """A picture before there are masks. Its engine works out and keeps what depends on the picture alone (and on a point map that comes with it), for the
+    requests with the same picture that follow."""
+
+    image: np.ndarray = array("uint8", "H W 3")
+    engine: Literal["auto", "draft", "sam3d"] = "auto"
+    sam3d: Sam3dOptions = field(default_factory=Sam3dOptions)
+
+    def __post_init__(self) -> None:
+        _check_image(self.image)
+        super().__post_init__()
+
+
+def _check_image(image: Any) -> None:
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ImageError("The picture must be a uint8 array of shape (H, W, 3), sRGB.", "Convert it first, e.g. Image.convert('RGB').")
     height, width = image.shape[:2]
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise ImageError(f"The picture is {width}x{height} pixels.", f"Each side must have 1 to {MAX_SIDE} pixels.")
+
+
+def _check_masks(image: np.ndarray, masks: Any) -> None:
+    height, width = image.shape[:2]
     if isinstance(masks, np.ndarray) and masks.ndim == 3 and masks.shape[1:] != (height, width):
         raise MaskSizeError(
             f"The masks are {masks.shape[2]}x{masks.shape[1]} pixels, the picture is {width}x{height}.",

@@ -27,7 +27,7 @@ from comfyui_sam3d.contract.frames import read_frame
 from comfyui_sam3d.contract.messages import FROM_CLIENT, FROM_WORKER, from_wire, to_wire
 from comfyui_sam3d.contract.names import safe_filename, unique_filenames
 from comfyui_sam3d.contract.record import Record, array, content_key, limits, pack, unpack
-from comfyui_sam3d.contract.request import DraftOptions, ExportOptions, ReconstructRequest
+from comfyui_sam3d.contract.request import DraftOptions, ExportOptions, PrepareRequest, ReconstructRequest
 from comfyui_sam3d.contract.scene import Camera, Mesh, Pose, Scene, SceneObject
 from hypothesis import given, settings
 
@@ -266,6 +266,7 @@ def test_every_message_survives_the_wire() -> None:
     image = np.zeros((2, 2, 3), np.uint8)
     values: dict[str, dict[str, Any]] = {
         "Reconstruct": {"job": 1, "request": a_request()},
+        "Prepare": {"job": 1, "request": PrepareRequest(image, "sam3d")},
         "Export": {"job": 1, "scene": scene, "formats": ("glb",), "options": ExportOptions()},
         "Cancel": {"job": 1},
         "Hello": {"protocol": 1, "version": "1", "pid": 1, "python": "3", "engines": ("draft",)},

@@ -208,9 +208,11 @@ def test_what_belongs_to_the_picture_is_embedded_once() -> None:
     fuser.module_list[0].register_forward_hook(lambda module, args, out: pictures.append(len(args[0])))
     fuser.projection_nets[0].register_forward_hook(lambda module, args, out: projected.append(len(args[0])))
     together = structure.embed(fuser, conditions)
-    assert pictures == [3] and projected == [2, 1]  # two crops, one whole picture
+    assert pictures == projected == [1, 1, 1]  # the whole picture, two crops: each by itself, so that their number changes no bit
     for index, one in enumerate(conditions):
         near(together[index : index + 1], fuser(one.inputs()), atol=2e-5, rtol=1e-4)
+        alone = structure.embed(fuser, [one], structure.embed_picture(fuser, preprocess.whole_picture(image, 56)))
+        assert torch.equal(together[index : index + 1], alone)  # also where the picture was embedded before
 
 
 def test_decode_gives_voxels_and_pose_for_each_object(flow) -> None:

@@ -19,7 +19,7 @@ WALLS: dict[str, set[str]] = {
     "client": {"contract"},
     "contract": set(),
     "environment": set(),
-    "worker": {"contract", "worker/job", "worker/engines", "worker/geometry"},
+    "worker": {"contract", "worker/job", "worker/engines", "worker/geometry", "worker/cache"},
     "worker/job": {"contract"},  # what engines see of a job: progress out, cancellation in
     "worker/engines": {"contract", "worker/job", "worker/draft", "worker/geometry", "worker/engines/sam3d", "worker/weights"},
     "worker/engines/sam3d": {
@@ -58,7 +58,7 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "contract": ({"numpy"}, {"PIL"}),
     "client": ({"numpy"}, set()),
     "nodes": ({"numpy"}, {"PIL", "torch", *(HOST := {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes"})}),
-    "factory": ({"numpy", "click", "typer", "rich"}, {"PIL", "cv2", "numpy"}),
+    "factory": ({"numpy", "click", "typer", "rich"}, {"PIL", "cv2", "modal", "ray", "numpy"}),
     "factory/server": ({"numpy", "fastapi", "starlette", "pydantic", "uvicorn"}, {"PIL"}),
     "environment": (set(), {"uv"}),  # to find its program beside the running Python
     "worker": ({"numpy"}, {"PIL", "scipy"}),

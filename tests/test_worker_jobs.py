@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from comfyui_sam3d.client import LocalBackend, State
-from comfyui_sam3d.contract import Done, Failed, Log, Preview, Progress, ReconstructRequest, Scene
+from comfyui_sam3d.contract import Done, Failed, Log, PrepareRequest, Preview, Progress, ReconstructRequest, Scene
 from comfyui_sam3d.contract.errors import (
     EngineError,
+    ImageError,
     OptionError,
     OutOfMemoryError,
     SetupError,
@@ -226,3 +227,15 @@ def test_a_child_that_keeps_our_streams_is_no_trouble(zoo: LocalBackend) -> None
     job = zoo.reconstruct(ask("leaves_a_child", 0))
     assert isinstance(last(job), Done)
     assert zoo.reconstruct(ask("tame")).result().seed == 0
+
+
+def test_a_picture_without_masks_is_prepared(zoo: LocalBackend) -> None:
+    image = np.random.default_rng(3).integers(0, 255, (8, 9, 3), np.uint8)
+    job = zoo.prepare(PrepareRequest(image, engine="auto"))  # an engine that has nothing to prepare
+    events = list(job)
+    assert [type(event) for event in events] == [Done] and job.result().engine == "draft" and job.result().objects == ()
+    assert type(error_of(zoo.prepare(PrepareRequest(image, engine="sam3d")))) is SetupError
+    with pytest.raises(OptionError, match="takes a PrepareRequest"):
+        zoo.prepare(ask("tame"))  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="uint8 array"):
+        PrepareRequest(image[..., 0])

@@ -7,7 +7,7 @@ from .loop import serve
 
 if __name__ == "__main__":
     channel = claim_stdio()  # first of all: from here on nothing that prints can corrupt the stream
-    from .engines import engines
+    from .engines import engines, weights
     from .geometry import encode, ready
 
-    serve(channel, engines(), encode, ready)
+    serve(channel, engines(), encode, ready, weights())

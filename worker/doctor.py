@@ -91,6 +91,11 @@ def _device() -> Iterator[Check]:
         )
     else:
         yield ("gpu", "note", "none: the sam3d engine takes many minutes an object on a CPU", "The draft engine needs none.")
+    try:
+        backends.check(device)
+    except Sam3dError as problem:
+        yield ("operations", "wrong", f"SAM3D_OPS: {problem.message}", problem.hint)
+        return
     fast = {name: offered for name, offered in backends.available(device).items() if offered != ["torch"]}
     if device.type == "cuda" and not any("triton" in offered for offered in fast.values()):
         yield ("operations", "note", "all run, but none of the fast ones", "Install triton (on Windows: triton-windows) beside torch.")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..contract.request import ReconstructRequest
+from ..contract.request import PrepareRequest, ReconstructRequest
 from ..contract.scene import Scene
+
+
+class Planned(NamedTuple):
+    """A stage to come. share: of the time, in any unit. size: how much work it is, in a unit of the stage's own (0: unknown); key: what that work is, where the
+    stage's name doesn't say it."""
+
+    stage: str
+    share: float
+    size: float = 0.0
+    key: str = ""
 
 
 class Job(Protocol):
@@ -18,8 +28,11 @@ class Job(Protocol):
 
     timings: dict[str, float]
 
-    def plan(self, stages: Mapping[str, float]) -> None:
-        """The stages to come and their shares of the time (any unit), so that the bar moves evenly. Optional."""
+    def plan(self, stages: Mapping[str, float] | Iterable[Planned], where: str = "") -> None:
+        """The stages to come, in their order, so that the bar moves evenly: name -> share of the time, or a row in which a name may come again. Optional.
+
+        where: what does the work (`sam3d NVIDIA H200 resident`). With it, and a size for each stage, earlier jobs tell how long it will take.
+        """
         ...
 
     def step(self, stage: str, step: int, total: int) -> None:
@@ -41,13 +54,22 @@ class Engine(Protocol):
     def __call__(self, request: ReconstructRequest, job: Job) -> Scene: ...
 
 
+@runtime_checkable
+class Preparing(Protocol):
+    """An engine that can work ahead on a picture without masks."""
+
+    def prepare(self, request: PrepareRequest, job: Job) -> None:
+        """Work out, and keep, what depends on the picture alone."""
+        ...
+
+
 class QuietJob:
     """A Job without an audience, for direct calls in tests and benchmarks."""
 
     def __init__(self) -> None:
         self.timings: dict[str, float] = {}
 
-    def plan(self, stages: Mapping[str, float]) -> None:
+    def plan(self, stages: Mapping[str, float] | Iterable[Planned], where: str = "") -> None:
         pass
 
     def step(self, stage: str, step: int, total: int) -> None:

@@ -9,6 +9,7 @@ guard   re-arms a timer that ends the process when the interpreter doesn't run
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import platform
 import queue
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
-from ..contract.backend import Log, Preview, Progress
+from ..contract.backend import Log, Preview
 from ..contract.errors import EngineError, JobCancelled, OutOfMemoryError, ProtocolError, Sam3dError, SetupError
 from ..contract.messages import (
     SILENCE_VARIABLE,
@@ -35,14 +36,18 @@ from ..contract.messages import (
     JobPreview,
     JobProgress,
     JobStopped,
+    Prepare,
     Reconstruct,
 )
 from ..contract.record import Record
 from ..contract.request import ExportOptions
 from ..contract.scene import Scene
 from ..contract.version import PROTOCOL, VERSION
+from . import cache
 from .channel import Channel, complain
-from .job import Engine, Job
+from .history import History
+from .job import Engine, Job, Planned, Preparing
+from .progress import Course
 
 BEAT = 1.0  # seconds between heartbeats; less where the client waits for less than four of them
 PROGRESS_EVERY = 0.05  # seconds; steps in between are counted, not sent
@@ -57,16 +62,18 @@ Ready = Callable[[Iterable[str], ExportOptions], None]
 Load = Callable[[], Engine]
 
 
-def serve(channel: Channel, engines: Mapping[str, Load], encode: Encode, ready: Ready = lambda formats, options: None) -> None:
+def serve(
+    channel: Channel, engines: Mapping[str, Load], encode: Encode, ready: Ready = lambda formats, options: None, weights: str = ""
+) -> None:
     """Work until the client closes its end; then the process ends, whatever it is doing.
 
     engines: name -> a function that imports and returns the engine (`auto` takes the last one listed). ready: raises where `encode` would lack something,
-    before an engine works.
+    before an engine works. weights: a digest of those that sam3d would use.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C belongs to the client, which cancels
     faulthandler.enable()
     worker = _Worker(channel, engines, encode, ready)
-    channel.send(Hello(PROTOCOL, VERSION, os.getpid(), platform.python_version(), tuple(engines)))
+    channel.send(Hello(PROTOCOL, VERSION, os.getpid(), platform.python_version(), tuple(engines), weights))
     for task in (worker.read, worker.guard, worker.beat):
         threading.Thread(target=task, name=f"sam3d-{task.__name__}", daemon=True).start()
     while True:
@@ -83,6 +90,7 @@ class _Worker:
         self.silence = float(os.environ.get(SILENCE_VARIABLE, "120"))
         self.interval = min(BEAT, self.silence / 4)
         self.cancelled = 0  # the highest job that was cancelled; jobs are numbered upwards, one at a time
+        self.history = functools.cache(open_history)
 
     def read(self) -> None:
         """Reader thread. The end of stdin is the end of the process: there is nobody left to work for."""
@@ -122,12 +130,16 @@ class _Worker:
 
     def handle(self, message: Record) -> None:
         """Main thread: one job from its message to its last answer. Never raises for a failed job."""
-        assert isinstance(message, (Reconstruct, Export))
-        job = _WireJob(self, message.job)
+        assert isinstance(message, (Reconstruct, Prepare, Export))
+        job = _WireJob(self, message.job, _encoding(message))
         answer: Record
         try:
             job.check()
-            answer = self._reconstruct(message, job) if isinstance(message, Reconstruct) else self._export(message, job)
+            if isinstance(message, Reconstruct):
+                answer = self._reconstruct(message, job)
+            else:
+                answer = self._prepare(message, job) if isinstance(message, Prepare) else self._export(message, job)
+            job.course.finish()
         except JobCancelled:
             answer = JobStopped(message.job)
         except BaseException as problem:  # SystemExit too: a library that calls exit() fails the job, not the process
@@ -140,7 +152,7 @@ class _Worker:
     def _reconstruct(self, message: Reconstruct, job: _WireJob) -> JobDone:
         request = message.request
         self.ready(request.outputs, request.export)
-        engine = _load(request.engine, self.engines)
+        _, engine = _load(request.engine, self.engines)
         scene = engine(request, job)
         if not isinstance(scene, Scene):
             raise TypeError(f"it returned {type(scene).__name__}, not a Scene")
@@ -149,16 +161,42 @@ class _Worker:
         timings = {**scene.timings, **job.timings, ENCODE: time.perf_counter() - start}
         return JobDone(message.job, scene.replace(files=_as_arrays(files), timings=timings))
 
+    def _prepare(self, message: Prepare, job: _WireJob) -> JobDone:
+        """An engine without anything to prepare has done it."""
+        name, engine = _load(message.request.engine, self.engines)
+        if isinstance(engine, Preparing):
+            engine.prepare(message.request, job)
+        return JobDone(message.job, Scene(objects=(), engine=name, timings=job.timings))
+
     def _export(self, message: Export, job: _WireJob) -> JobExported:
         return JobExported(message.job, _as_arrays(self.encode(message.scene, message.formats, message.options, job, None)))
 
 
-def _load(wanted: str, engines: Mapping[str, Load]) -> Engine:
+def open_history() -> History:
+    """The machine's, beside the stage cache; where nothing may be kept, this process's."""
+    try:
+        kept = cache.open_cache()
+    except Sam3dError:  # an engine that uses the cache says so
+        return History()
+    return History(kept.folder if kept.limit else None)
+
+
+def _encoding(message: Reconstruct | Prepare | Export) -> Planned | None:
+    """The encoder's place in the plan: nothing is encoded of a picture that is prepared."""
+    if not isinstance(message, Reconstruct):
+        return Planned(ENCODE, ENCODE_SHARE) if isinstance(message, Export) else None
+    request = message.request
+    what = f"{ENCODE} {' '.join(sorted(set(request.outputs)))}"
+    return Planned(ENCODE, ENCODE_SHARE, float(len(request.masks)), what)
+
+
+def _load(wanted: str, engines: Mapping[str, Load]) -> tuple[str, Engine]:
+    """The engine and its name."""
     name = list(engines)[-1] if wanted == "auto" else wanted
     if name not in engines:
         raise SetupError(f"The engine {wanted!r} isn't in this version of the pack.", f"Use one of: auto, {', '.join(engines)}.")
     try:
-        return engines[name]()
+        return name, engines[name]()
     except ImportError as problem:
         raise SetupError(f"The engine {name!r} can't be loaded: {problem}.", detail=_trace(problem)) from None
 
@@ -192,41 +230,28 @@ def _trace(problem: BaseException) -> str:
 class _WireJob:
     """The Job that an engine sees: steps become Progress messages, a Cancel becomes JobCancelled at the next step."""
 
-    def __init__(self, worker: _Worker, number: int) -> None:
+    def __init__(self, worker: _Worker, number: int, encoding: Planned | None = None) -> None:
         self.timings: dict[str, float] = {}
+        self.course = Course(worker.history, encoding)
         self._worker = worker
         self._number = number
-        self._started = time.monotonic()
         self._sent = 0.0
-        self._plan: dict[str, tuple[float, float]] = {}  # stage -> where it begins and ends, 0..1
-        self._fraction = 0.0
 
     def check(self) -> None:
         if self._number <= self._worker.cancelled:
             raise JobCancelled("The job was cancelled.")
 
-    def plan(self, stages: Mapping[str, float]) -> None:
-        """Called again, it divides what is left."""
-        shares = {**stages, ENCODE: sum(stages.values()) * ENCODE_SHARE or 1.0}
-        at, scale = self._fraction, (1 - self._fraction) / sum(shares.values())
-        for stage, share in shares.items():
-            self._plan[stage] = (at, at := at + share * scale)
+    def plan(self, stages: Mapping[str, float] | Iterable[Planned], where: str = "") -> None:
+        self.course.plan([Planned(*item) for item in stages.items()] if isinstance(stages, Mapping) else stages, where)
 
     def step(self, stage: str, step: int, total: int) -> None:
         self.check()
-        total = max(total, 0)
-        step = min(max(step, 0), total)
-        if stage not in self._plan:  # an unplanned stage takes half of what is left: the bar never falls and never lies about the end
-            self._plan[stage] = (self._fraction, 1.0 if stage == ENCODE else (1 + self._fraction) / 2)
-        start, end = self._plan[stage]
-        share = step / total if total > 0 else 0.0
-        self._fraction = min(max(self._fraction, start + (end - start) * share), 1.0)
+        progress = self.course.step(stage, step, total)
         now = time.monotonic()
-        if 0 < step < total and now - self._sent < PROGRESS_EVERY:
+        if 0 < progress.step < progress.total and now - self._sent < PROGRESS_EVERY:
             return
         self._sent = now
-        eta = (now - self._started) * (1 - self._fraction) / self._fraction if self._fraction > 0.05 else None
-        self._worker.channel.send(JobProgress(self._number, Progress(stage, step, total, self._fraction, eta)))
+        self._worker.channel.send(JobProgress(self._number, progress))
 
     def log(self, text: str, level: str = "info") -> None:
         self._worker.channel.send(JobLog(self._number, Log(text, level)))

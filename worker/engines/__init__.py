@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...contract.errors import SetupError
 from ..job import Engine
-from ..weights import locate
+from ..weights import locate, records
 
 
 def _draft() -> Engine:
@@ -19,12 +19,21 @@ def _draft() -> Engine:
 def _sam3d() -> Engine:
     if importlib.util.find_spec("torch") is None:
         raise SetupError("The engine sam3d needs PyTorch, which the worker's environment lacks.", "Type: python install.py --layers model")
-    from .sam3d.engine import reconstruct
+    from .sam3d.engine import engine
 
-    return reconstruct
+    return engine()
 
 
 def engines() -> dict[str, Callable[[], Engine]]:
     """By what is there when the worker starts: `auto` is sam3d where its packages and weights are found, else the draft."""
     known: dict[str, Callable[[], Engine]] = {"draft": _draft, "sam3d": _sam3d}
     return known if locate.ready() else dict(reversed(known.items()))
+
+
+def weights() -> str:
+    """A digest of the weights that sam3d would use; empty: there are none."""
+    try:
+        folder = locate.find()
+        return records.digest(folder, locate.find_moge(folder)) if locate.ready() else ""
+    except (SetupError, OSError):
+        return ""

@@ -33,7 +33,7 @@ _NAMES = {"torch"}.union(*OPERATIONS.values())
 _ANY_DEVICE = ("pytorch3d",)
 _PYTORCHS_OWN = ("varlen",)
 
-_forced: list[str] = [name] if (name := os.environ.get("SAM3D_OPS", "")) else []
+_forced: list[str] = [name] if (name := os.environ.get("SAM3D_OPS", "").strip()) else []
 
 
 @functools.cache
@@ -50,13 +50,24 @@ def choose(device: torch.device, *offered: str, by_name: tuple[str, ...] = ()) -
     for name in reversed(_forced):
         if name == "torch":
             return "torch"
+        _check(name, device if name in offered or name in by_name else None)
         if name in offered or name in by_name:
-            if not _able(name, device):
-                raise SetupError(f"The backend {name!r} was asked for, but can't run on {device}.", _missing(name))
             return name
-        if name not in _NAMES:
-            raise SetupError(f"There is no backend {name!r}.", f"Use one of {', '.join(sorted(_NAMES))} in SAM3D_OPS, or leave it unset.")
     return next((name for name in offered if _able(name, device)), "torch")
+
+
+def check(device: torch.device) -> None:
+    """To be asked before any work: raises SetupError where a backend is forced (SAM3D_OPS) that isn't there or can't run on `device`."""
+    for name in _forced:
+        _check(name, device)
+
+
+def _check(name: str, device: torch.device | None) -> None:
+    """device: where it is to run; None: nowhere."""
+    if name not in _NAMES:
+        raise SetupError(f"There is no backend {name!r}.", f"Use one of {', '.join(sorted(_NAMES))} in SAM3D_OPS, or leave it unset.")
+    if name != "torch" and device is not None and not _able(name, device):
+        raise SetupError(f"The backend {name!r} was asked for, but can't run on {device}.", _missing(name))
 
 
 def available(device: torch.device) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from . import occupancy, structure
 from .flexicubes import Surface
 from .gaussians import Gaussians
 from .networks import Networks
-from .preprocess import preprocess_objects
+from .preprocess import Conditions, preprocess_objects, whole_picture
 from .sampler import Noise, SamplerOptions, draw
 from .sparse import Voxels
 from .structure import Structure
@@ -28,11 +28,17 @@ SECOND_STAGE = "latents"
 # Bytes that one more object of a batch takes on the device: keys and values of its context, activations (docs/log.md).
 STRUCTURE_BYTES, LATENT_BYTES = 1.5e9, 1.2e9
 RESERVE = 1.5e9  # left free for what isn't counted
+EMBEDDERS = ("structure_embedder", "latent_embedder")  # of both stages; each has tokens of the whole picture
 OnStep = Callable[[int, int], None]
+Keep = Callable[[str, Callable[[], Tensor]], Tensor]  # an embedder's name, what makes the picture's tokens -> those tokens
 
 
 def _ignore(done: int, total: int) -> None:
     pass
+
+
+def _make(name: str, make: Callable[[], Tensor]) -> Tensor:
+    return make()
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,16 @@ class Pipeline:
         return self.networks.device
 
     @torch.inference_mode()
+    def picture(self, name: str, image: Tensor) -> Tensor:
+        """The tokens of a whole picture, uint8 (H, W, 3), by one of EMBEDDERS: (1, T, C), on the device. They are all that a picture without masks tells."""
+
+        def embedded() -> Tensor:
+            with self.networks.use(name) as embedder:
+                return structure.embed_picture(embedder, whole_picture(image, self.size))
+
+        return self.insisting("picture", embedded)
+
+    @torch.inference_mode()
     def structures(
         self,
         image: Tensor,
@@ -68,18 +84,19 @@ class Pipeline:
         *,
         numbers: Sequence[int] | None = None,
         on_step: OnStep = _ignore,
+        keep: Keep = _make,
     ) -> list[Structure]:
         """Stage 1. image: uint8 (H, W, 3). alphas: bool or uint8 (N, H, W). pointmap: float32 (3, h, w), PyTorch3D camera axes, NaN where invalid.
 
-        numbers: the objects' numbers in their picture, which decide their noise (default: 0, 1, ...). Raises EmptyMaskError, MaskError, EngineError (no voxels).
+        numbers: the objects' numbers in their picture, which decide their noise (default: 0, 1, ...). keep: asked for the picture's tokens; it may know them,
+        or make them and keep them. Raises EmptyMaskError, MaskError, EngineError (no voxels).
         """
         conditions = preprocess_objects(image, alphas, pointmap, size=self.size)
         named = range(len(conditions)) if numbers is None else numbers
 
         def sampled(some: range, report: OnStep) -> list[Structure]:
             chosen = [conditions[i] for i in some]
-            with self.networks.use("structure_embedder") as embedder:
-                tokens = structure.embed(embedder, chosen)
+            tokens = self._embedded(EMBEDDERS[0], chosen, keep)
             with self.networks.use("structure_flow") as sampler:
                 drawn = structure.noise_for(noise, [named[i] for i in some], sampler.flow.model.resolution)
                 result = sampler.sample(tokens, drawn, options, report)
@@ -102,19 +119,25 @@ class Pipeline:
         *,
         numbers: Sequence[int] | None = None,
         on_step: OnStep = _ignore,
+        keep: Keep = _make,
     ) -> list[StructuredLatent]:
         """Stage 2. coords: each object's voxels, int32 (N, 4); the rest as for `structures`."""
         conditions = preprocess_objects(image, alphas, None, size=self.size)
         named = range(len(conditions)) if numbers is None else numbers
+        # Drawn once: compatible noise goes on where it stopped, and a batch that is done again must get the same.
+        drawn = [draw({"x": (len(rows), 8)}, noise.source(SECOND_STAGE, number))["x"] for rows, number in zip(coords, named)]
 
         def sampled(some: range, report: OnStep) -> list[StructuredLatent]:
-            with self.networks.use("latent_embedder") as embedder:
-                tokens = structure.embed(embedder, [conditions[i] for i in some])
-            drawn = [draw({"x": (len(coords[i]), 8)}, noise.source(SECOND_STAGE, named[i]))["x"] for i in some]
+            tokens = self._embedded(EMBEDDERS[1], [conditions[i] for i in some], keep)
             voxels = packed([coords[i] for i in some], self.device)
             with self.networks.use("latent_flow") as flow:
                 result = latent_space.sample_latents(
-                    flow, tokens, torch.cat(drawn).to(self.device), voxels, options, lambda done, total, _: report(done, total)
+                    flow,
+                    tokens,
+                    torch.cat([drawn[i] for i in some]).to(self.device),
+                    voxels,
+                    options,
+                    lambda done, total, _: report(done, total),
                 )
             features = latent_space.denormalise(result).cpu()
             return [StructuredLatent(coords[i].cpu(), features[rows]) for i, rows in zip(some, voxels.slices)]
@@ -140,6 +163,17 @@ class Pipeline:
                 return decoder(latent.features.to(self.device), self._voxels(latent))[0]
 
         return self.insisting("mesh", decoded)
+
+    def _embedded(self, name: str, conditions: Sequence[Conditions], keep: Keep) -> Tensor:
+        """Context tokens of the objects, (N, M, C), on the device."""
+        with self.networks.use(name) as embedder:
+            picture = keep(name, lambda: structure.embed_picture(embedder, conditions[0].rgb_image))
+            return structure.embed(embedder, conditions, picture)
+
+    def forget(self) -> None:
+        """Nothing of a job stays on the device: neither networks, which an interrupted step may have left half done, nor what they share."""
+        self._decoded = None
+        self.networks.release()
 
     def _voxels(self, latent: StructuredLatent) -> Voxels:
         if self._decoded is None or self._decoded[0] is not latent.coords:

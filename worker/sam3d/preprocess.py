@@ -57,7 +57,7 @@ def preprocess_objects(
     pixels wide or high has no box).
     """
     picture = image.movedim(-1, 0)
-    rgb_image = _smooth(_unit(_letterbox(picture)), size)[None]
+    rgb_image = whole_picture(image, size)
     made = []
     for alpha in _alpha(alphas)[:, None]:
         # Crops are taken from the bytes: a large picture never becomes float32 for each of its objects.
@@ -77,6 +77,11 @@ def preprocess_objects(
         views["rgb_pointmap"] = _nearest(_letterbox(points), size)[None]
         made.append(Conditions(**views, scale=scale[None], shift=shift[None]))
     return made
+
+
+def whole_picture(image: Tensor, size: int = SIZE) -> Tensor:
+    """uint8 (H, W, 3) -> (1, 3, S, S): `rgb_image`, which is the same for all objects and both stages."""
+    return _smooth(_unit(_letterbox(image.movedim(-1, 0))), size)[None]
 
 
 def _unit(pixels: Tensor) -> Tensor:

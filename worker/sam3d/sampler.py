@@ -57,6 +57,10 @@ class SamplerOptions:
         """Does the step at t (0..1000) take a second, unconditional evaluation?"""
         return not self.shortcut and self.guidance > 0 and self.interval[0] <= t <= self.interval[1]
 
+    def evaluations(self) -> int:
+        """How often the network is evaluated for one object."""
+        return self.steps + sum(self.guided(1000.0 * t) for t in self.times()[:-1].tolist())
+
 
 def sample(
     velocity: Velocity, noise: Mapping[str, Tensor], options: SamplerOptions, on_step: Callable[[int, int, Latents], None] | None = None

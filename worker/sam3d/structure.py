@@ -21,7 +21,7 @@ from .pose import DecodedPose, decode_pose
 from .preprocess import Conditions
 from .sampler import FIRST_STAGE, Noise, SamplerOptions, draw
 
-PICTURE_ONLY = ("rgb_image",)  # what doesn't change with the mask (a point map does: it is normalised by the object)
+PICTURE = "rgb_image"  # the input that doesn't change with the mask (a point map does: it is normalised by the object)
 OnStep = Callable[[int, int], None]
 
 
@@ -52,17 +52,32 @@ def noise_for(noise: Noise, objects: int | Sequence[int], resolution: int = 16) 
 
 
 @torch.inference_mode()
-def embed(fuser: EmbedderFuser, conditions: Sequence[Conditions]) -> Tensor:
-    """Conditions of N objects of one picture -> context tokens (N, M, C), on the fuser's device. Inputs of one embedder run as one batch."""
+def embed_picture(fuser: EmbedderFuser, rgb_image: Tensor) -> Tensor:
+    """`rgb_image` (1, 3, S, S) of a picture (preprocess.whole_picture) -> its tokens (1, T, C), the same for all of its objects, on the fuser's device."""
+    index, group = next((index, group) for name, index, group in fuser.routes if name == PICTURE)
+    return fuser.project(index, group, fuser.embed(index, rgb_image.to(fuser.idx_emb.device)))
+
+
+@torch.inference_mode()
+def embed(fuser: EmbedderFuser, conditions: Sequence[Conditions], picture: Tensor | None = None) -> Tensor:
+    """Conditions of N objects of one picture -> context tokens (N, M, C), on the fuser's device. picture: of `embed_picture`; None: made here.
+
+    The picture, and each object, are embedded by themselves: what an object's tokens are in half precision must not depend on how many there are.
+    """
     device = fuser.idx_emb.device
-    inputs = [one.inputs() for one in conditions]
-    tokens: dict[str, Tensor] = {}
-    for index in dict.fromkeys(route[1] for route in fuser.routes):
-        routes = [(name, group) for name, at, group in fuser.routes if at == index]
-        batch = [torch.cat([one[name] for one in inputs[: 1 if name in PICTURE_ONLY else None]]) for name, _ in routes]
-        parts = fuser.embed(index, torch.cat(batch).to(device)).split([len(part) for part in batch])
-        for (name, group), part in zip(routes, parts):
-            tokens[name] = fuser.project(index, group, part).expand(len(inputs), -1, -1)
+    tokens = picture.to(device) if picture is not None else embed_picture(fuser, conditions[0].rgb_image)
+    return torch.cat([_of_object(fuser, one.inputs(), tokens, device) for one in conditions])
+
+
+def _of_object(fuser: EmbedderFuser, inputs: Mapping[str, Tensor], picture: Tensor, device: torch.device) -> Tensor:
+    """One object's context (1, M, C). Inputs of one embedder run as one batch."""
+    tokens = {PICTURE: picture}
+    routes = [route for route in fuser.routes if route[0] != PICTURE]
+    for index in dict.fromkeys(route[1] for route in routes):
+        own = [(name, group) for name, at, group in routes if at == index]
+        parts = fuser.embed(index, torch.cat([inputs[name] for name, _ in own]).to(device)).split(1)
+        for (name, group), part in zip(own, parts):
+            tokens[name] = fuser.project(index, group, part)
     return torch.cat([tokens[name] for name, _, _ in fuser.routes], dim=1)
 
 

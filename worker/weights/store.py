@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +73,7 @@ def open_store(folder: str | os.PathLike[str] | None = None, dtype: torch.dtype 
     origin = f"random weights, {mark.get('size', 'full')}, seed {mark.get('seed', 0)}" if fake else layout.REPOSITORY
     warnings = [WARNING] if fake else []
     warnings += [f"{path.name} was made of another {source.name}: type sam3d weights convert." for path, source in stale(where)]
-    return Store(where, architecture, dtype or working_dtype(), digest(where, moge), fake, tuple(warnings), origin, moge)
+    return Store(where, architecture, dtype or working_dtype(), records.digest(where, moge), fake, tuple(warnings), origin, moge)
 
 
 def working_dtype() -> torch.dtype:
@@ -86,15 +85,3 @@ def dtypes(part: Part, dtype: torch.dtype) -> dict[str, torch.dtype]:
     with torch.device("meta"):
         module = part.to_precision(part.build(), dtype)
     return {name: tensor.dtype for name, tensor in module.state_dict().items()}
-
-
-def digest(folder: Path, moge: Path | None) -> str:
-    """Of the files that would be loaded, by their fingerprints (hashing ten gigabytes at every start would take half a minute)."""
-    found = hashlib.sha256()
-    files = [path for network in layout.NETWORKS if (path := network.there(folder)) is not None]
-    for path in [*files, *([moge] if moge else [])]:
-        found.update(f"{path.name} {records.fingerprint(path)}\n".encode())
-    for name in layout.SETTINGS:
-        if (path := folder / name).is_file():
-            found.update(f"{name}\n".encode() + path.read_bytes())
-    return found.hexdigest()

@@ -1,53 +1,59 @@
 """The sam3d engine: Meta's SAM 3D Objects in plain PyTorch (docs/sam3d.md).
 
-point map -> voxels and pose -> latents -> splats and surface -> cleaned, textured mesh -> scene. Each stage's result is kept on disk under a key of what
-made it (cache.py), so that a change further down samples nothing again.
+point map, picture -> voxels and pose -> latents -> splats and surface -> cleaned, textured mesh -> scene. Each stage's result is kept under a key of what made
+it (cache.py), so that a change further down makes nothing again. All keys follow from the request alone: what will run is known, and planned, before it does.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import math
-from collections.abc import Callable, Mapping, Sequence
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ....contract.request import ReconstructRequest
+from ....contract.request import PrepareRequest, ReconstructRequest
 from ....contract.scene import Camera, Mesh, Pose, Scene, SceneObject, Splats
+from ....contract.version import VERSION
 from ...cache import Cache, key_of, open_cache
 from ...geometry.frames import CANONICAL_TO_OBJECT, from_sam3d_pose, move_mesh, move_splats
-from ...job import Job, timed
-from ...pointmap import PointMap, from_picture, from_request
-from ...sam3d.decoded import mesh_of, splats_of
+from ...job import Job, Planned, timed
+from ...ops import backends
+from ...pointmap import PointMap
 from ...sam3d.networks import Networks, choose_plan
-from ...sam3d.pipeline import Pipeline, StructuredLatent
+from ...sam3d.pipeline import EMBEDDERS, Pipeline, StructuredLatent
 from ...sam3d.pose import DecodedPose
 from ...sam3d.sampler import Noise
 from ...sam3d.structure import Structure, noise_for
-from .mesh import finish
+from . import kept
+from .mesh import Finished, Finisher
+from .picture import Picture
 from .settings import settings_of
 from .voxels import picture_of_voxels
 
 if TYPE_CHECKING:
-    from ...geometry.layout.refine import Refined
     from ...weights.store import Store
 
-CODE = 1  # raised when a stage computes something else than before: old entries of the cache are then never found
-SHARES = {"point map": 1.0, "structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0}  # of the time
-
-
-def reconstruct(request: ReconstructRequest, job: Job) -> Scene:
-    """One object for each mask. Raises InputErrors, SetupError (no weights), OutOfMemoryError, and JobCancelled from `job`."""
-    return _engine().run(request, job)
+CODE = 2  # raised when a stage computes something else than before: old entries of the cache are then never found
+VOXELS = 20_000  # of an object, as long as they aren't known: for the time that it may take
+# Shares of the time for one object, where no earlier job tells.
+SHARES = {"structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0}
 
 
 @functools.cache
-def _engine() -> Engine:
+def engine() -> Engine:
+    """This process's. Raises SetupError: no weights, or SAM3D_OPS names what can't run."""
     from ...weights.store import open_store
 
-    return Engine(open_store(), open_cache(), default_device())
+    device = default_device()
+    backends.check(device)
+    return Engine(open_store(), open_cache(), device)
 
 
 def default_device() -> torch.device:
@@ -64,14 +70,47 @@ class Engine:
         self.networks = Networks(store.load, device, choose_plan(device))
         self.pipeline = Pipeline(self.networks, store.architecture.size)
 
-    def run(self, request: ReconstructRequest, job: Job) -> Scene:
-        wanted = request.sam3d.memory
-        self.networks.set_plan(choose_plan(self.device) if wanted == "auto" else wanted)
-        try:
+    def __call__(self, request: ReconstructRequest, job: Job) -> Scene:
+        """One object for each mask. Raises InputErrors, SetupError (no weights), OutOfMemoryError, and JobCancelled from `job`."""
+        with self._at_work(request.sam3d.memory):
             return _Run(self, request, job).scene()
-        except BaseException:
-            self.networks.release()  # an interrupted step may have left half of its buffers
+
+    def prepare(self, request: PrepareRequest, job: Job) -> None:
+        """Make and keep what depends on the picture alone; raises as a call does."""
+        with self._at_work(request.sam3d.memory):
+            self.pipeline.note = lambda text: job.log(text, "warning")
+            picture = Picture(self, request, job)
+            job.plan(picture.missing(), self.where)
+            picture.prepare()
+
+    def key(self, stage: str, **parts: Any) -> str:
+        """Of a stage's result: what is told here, and what decides every result."""
+        common = {"code": f"{VERSION} {CODE}", "weights": self.store.digest, "device": self.device.type, "dtype": str(self.store.dtype)}
+        return key_of(stage, **common, ops=os.environ.get("SAM3D_OPS", ""), **parts)
+
+    @property
+    def where(self) -> str:
+        """What does the work, for what is known of its times."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        return f"sam3d {name} {self.networks.plan}"
+
+    @contextmanager
+    def _at_work(self, memory: str) -> Iterator[None]:
+        self.networks.set_plan(choose_plan(self.device) if memory == "auto" else memory)  # type: ignore[arg-type]
+        try:
+            yield
+        except BaseException as problem:
+            _let_go(problem)
+            self.pipeline.forget()
             raise
+
+
+def _let_go(problem: BaseException | None) -> None:
+    """Frames that an exception ended keep their tensors as long as it lives; nobody looks at them."""
+    while problem is not None:
+        traceback.clear_frames(problem.__traceback__)
+        problem = problem.__cause__ or problem.__context__
+    gc.collect()
 
 
 class _Run:
@@ -83,22 +122,40 @@ class _Run:
         self.settings = settings_of(request)
         self.notes: list[str] = []
         self.pipeline.note = self._note
-        self.image = torch.from_numpy(np.array(request.image))
+        self.picture = Picture(engine, request, job)
         shapes = request.masks if request.alpha is None else request.alpha
         self.alphas = torch.from_numpy(np.array(shapes))
+        self.count = len(shapes)
         self.noise = Noise(request.seed, compatible=request.sam3d.noise == "original")
+        self.latent_seed = request.seed if request.sam3d.latent_seed is None else request.sam3d.latent_seed
+        self.structure_keys = [
+            engine.key(
+                "structure",
+                points=self.picture.points_key,
+                picture=self.picture.key,
+                mask=shapes[i],
+                number=i,
+                options=vars(self.settings.structure),
+                **self._drawn(request.seed),
+            )
+            for i in range(self.count)
+        ]
+        self.latent_keys = [
+            engine.key("latents", structure=key, options=vars(self.settings.latents), **self._drawn(self.latent_seed))
+            for key in self.structure_keys
+        ]
+        self.finishers = [Finisher(engine, request, self.settings, job, key) for key in self.latent_keys]
 
     def scene(self) -> Scene:
         request, job = self.request, self.job
-        job.plan(SHARES)
-        with timed(job, "point map"):
-            points, points_key = self._points()
+        self._plan()
+        points = self.picture.points()
         with timed(job, "structure"):
-            structures, structure_keys = self._structures(points, points_key)
+            structures = self._structures(points)
+        self._plan([len(item.coords) for item in structures])
         with timed(job, "latents"):
-            latents = self._latents(structures, structure_keys)
-        objects = [self._object(i, structures[i], latents[i], points) for i in range(len(structures))]
-        plan = self.engine.networks.plan
+            latents = self._latents(structures)
+        objects = [self._object(i, structures[i], latents[i], points) for i in range(self.count)]
         return Scene(
             objects=tuple(objects),
             engine="sam3d",
@@ -108,7 +165,7 @@ class _Run:
             warnings=(*self.engine.store.warnings, *dict.fromkeys(self.notes)),
             parameters={
                 **request.parameters(),
-                "in_effect": {**self.settings.facts(), "memory": plan, "weights": self.engine.store.origin},
+                "in_effect": {**self.settings.facts(), "memory": self.engine.networks.plan, "weights": self.engine.store.origin},
             },
         )
 
@@ -117,118 +174,117 @@ class _Run:
         self.notes.append(text[0].upper() + text[1:] + ".")
         self.job.log(text, "warning")
 
+    # -- what is to come
+
+    def _plan(self, voxels: Sequence[int] | None = None) -> None:
+        """Tell the job which stages will run. voxels: of each object, once stage 1 has found them."""
+        own, holds = self.settings, self.cache.holds
+        structures = [i for i in range(self.count) if voxels is None and not holds(self.structure_keys[i])]
+        latents = [i for i in range(self.count) if not holds(self.latent_keys[i])]
+        counts = [VOXELS] * self.count if voxels is None else voxels
+        needed = {EMBEDDERS[0]: structures, EMBEDDERS[1]: latents}
+        tokens = float(sum(1 for name, objects in needed.items() if objects and not self.picture.holds(name)))
+        row = [item for item in self.picture.missing() if item.stage == "point map" and voxels is None]
+        row += [Planned("picture", 0.1, tokens)] if tokens else []
+        row += self._planned("structure", own.structure.evaluations() * len(structures), len(structures))
+        row += self._planned("latents", own.latents.evaluations() * sum(counts[i] for i in latents), len(latents))
+        for i, one in enumerate(self.finishers):
+            row += self._planned("decode", counts[i] * one.decodes)
+            row += self._planned("clean-up", counts[i] * one.cleans)
+            row += self._planned("unwrap", own.face_budget * one.bakes, key=f"unwrap {own.unwrap}")
+            row += self._planned("texture", own.texture_size**2 * one.bakes, key=f"texture {own.texture}")
+            row += self._planned("layout", float(self.request.sam3d.layout and own.want_mesh))
+        self.job.plan(row, self.engine.where)
+
+    def _planned(self, stage: str, size: float, times: int = 1, key: str = "") -> list[Planned]:
+        return [Planned(stage, SHARES[stage] * times, float(size), key)] if size else []
+
     # -- stages, each looked up before it is computed
 
-    def _points(self) -> tuple[PointMap, str]:
-        given = from_request(self.request)
-        if given is not None:
-            return given, key_of("points", points=given.points)
-        key = self._key("points", image=self.request.image)
-        if (found := self.cache.get(key)) is not None:
-            return PointMap(found[1]["points"], found[1]["intrinsics"], found[0]["source"], found[0]["metric"]), key
-        self.job.step("point map", 0, 1)
-        points = self.pipeline.insisting("point map", self._moge)
-        arrays = {"points": points.points, "intrinsics": points.intrinsics}
-        self.cache.put(key, {"source": points.source, "metric": points.metric}, {k: v for k, v in arrays.items() if v is not None})
-        self.job.step("point map", 1, 1)
-        return points, key
-
-    def _moge(self) -> PointMap:
-        with self.engine.networks.use("moge") as moge:
-            return from_picture(moge, self.request.image)
-
-    def _structures(self, points: PointMap, points_key: str) -> tuple[list[Structure], list[str]]:
-        options = self.settings.structure
-        keys = [
-            self._key(
-                "structure",
-                points=points_key,
-                mask=self.alphas[i].numpy(),
-                number=i,
-                options=vars(options),
-                **self._drawn(self.request.seed),
-            )
-            for i in range(len(self.alphas))
-        ]
-        made = {i: _structure_of(found) for i, key in enumerate(keys) if (found := self.cache.get(key)) is not None}
-        missing = [i for i in range(len(keys)) if i not in made]
+    def _structures(self, points: PointMap) -> list[Structure]:
+        keys = self.structure_keys
+        made = {i: kept.structure_of(found) for i, key in enumerate(keys) if (found := self.cache.get(key)) is not None}
+        missing = [i for i in range(self.count) if i not in made]
         if missing:
             pointmap = torch.from_numpy(np.array(points.points)).permute(2, 0, 1)
             fresh = self.pipeline.structures(
-                self.image, self.alphas[missing], pointmap, options, self.noise, numbers=missing, on_step=self._report("structure")
-            )
+                self.picture.image, self.alphas[missing], pointmap, self.settings.structure, self.noise,
+                numbers=missing, on_step=self._report("structure"), keep=self.picture.keep,
+            )  # fmt: skip
             for i, item in zip(missing, fresh):
                 made[i] = item
-                self.cache.put(keys[i], *_packed_structure(item))
+                self.cache.put(keys[i], *kept.of_structure(item))
+        grid = self.engine.store.architecture.grid
         if self.noise.compatible:  # stage 2 goes on where stage 1 stopped, also where stage 1 wasn't run
-            noise_for(self.noise, [i for i in range(len(keys)) if i not in missing], self.engine.store.architecture.grid // 4)
-        ordered = [made[i] for i in range(len(keys))]
-        self.job.preview(picture_of_voxels([item.coords.numpy()[:, 1:] for item in ordered], self.engine.store.architecture.grid))
-        return ordered, keys
+            noise_for(self.noise, [i for i in range(self.count) if i not in missing], grid // 4)
+        ordered = [made[i] for i in range(self.count)]
+        self.job.preview(picture_of_voxels([item.coords.numpy()[:, 1:] for item in ordered], grid))
+        return ordered
 
-    def _latents(self, structures: Sequence[Structure], keys: Sequence[str]) -> list[StructuredLatent]:
-        options = self.settings.latents
-        seed = self.request.seed if self.request.sam3d.latent_seed is None else self.request.sam3d.latent_seed
-        own = [self._key("latents", structure=key, options=vars(options), **self._drawn(seed)) for key in keys]
+    def _latents(self, structures: Sequence[Structure]) -> list[StructuredLatent]:
         made = {
-            i: StructuredLatent(structures[i].coords, torch.from_numpy(found[1]["features"]))
-            for i, key in enumerate(own)
+            i: StructuredLatent(structures[i].coords, kept.tensor_of(found))
+            for i, key in enumerate(self.latent_keys)
             if (found := self.cache.get(key)) is not None
         }
-        missing = [i for i in range(len(own)) if i not in made]
+        missing = [i for i in range(self.count) if i not in made]
         if missing:
             coords = [structures[i].coords for i in missing]
-            noise = self.noise if seed == self.request.seed else Noise(seed, compatible=self.noise.compatible)
+            same = self.latent_seed == self.request.seed
+            noise = self.noise if same else Noise(self.latent_seed, compatible=self.noise.compatible)
             fresh = self.pipeline.latents(
-                self.image, self.alphas[missing], coords, options, noise, numbers=missing, on_step=self._report("latents")
-            )
+                self.picture.image, self.alphas[missing], coords, self.settings.latents, noise,
+                numbers=missing, on_step=self._report("latents"), keep=self.picture.keep,
+            )  # fmt: skip
             for i, item in zip(missing, fresh):
                 made[i] = item
-                self.cache.put(own[i], {}, {"features": item.features.numpy()})
-        return [made[i] for i in range(len(own))]
+                self.cache.put(self.latent_keys[i], *kept.of_tensor(item.features))
+        return [made[i] for i in range(self.count)]
 
     def _object(self, index: int, structure: Structure, latent: StructuredLatent, points: PointMap) -> SceneObject:
-        """Decode one object and finish it."""
-        job, settings, count = self.job, self.settings, len(self.alphas)
-        with timed(job, "decode"):
-            job.step("decode", 2 * index, 2 * count)
-            splats = splats_of(self.pipeline.splats(latent, settings.splats_per_voxel)) if settings.needs_splats() else None
-            job.step("decode", 2 * index + 1, 2 * count)
-            mesh = mesh_of(self.pipeline.surface(latent)) if settings.want_mesh else None
-            if mesh is not None and len(mesh.faces) == 0:  # one empty mesh must not cost the others their file
-                self._note(f"{self.request.names[index]} has no surface")
-                mesh = None
-        info: dict[str, Any] = {"voxels": len(structure.coords), "downsample": structure.downsample}
-        if mesh is not None:
-            mesh, more = finish(mesh, splats, self.request, settings, job, self.pipeline)
-            info |= more
-            mesh = move_mesh(mesh, CANONICAL_TO_OBJECT)
-        if splats is not None:
-            splats = move_splats(splats, CANONICAL_TO_OBJECT) if settings.want_splats else None
-        if self.request.sam3d.frame == "object":
-            mesh, splats, pose = *_upright(mesh, splats, self.request.size), Pose()
-            return SceneObject(name=self.request.names[index], mesh=mesh, splats=splats, pose=pose, info=info)
+        """Finish one object and place it."""
+        request, name = self.request, self.request.names[index]
+        made = self.finishers[index].finish(latent)
+        if self.settings.want_mesh and made.mesh is None:  # one empty mesh must not cost the others their file
+            self._note(f"{name} has no surface")
+        info: dict[str, Any] = {"voxels": len(structure.coords), "downsample": structure.downsample, **made.info}
+        mesh = None if made.mesh is None else move_mesh(made.mesh, CANONICAL_TO_OBJECT)
+        splats = None if made.splats is None else move_splats(made.splats, CANONICAL_TO_OBJECT)
+        if request.sam3d.frame == "object":
+            mesh, splats = _upright(mesh, splats, request.size)
+            return SceneObject(name=name, mesh=mesh, splats=splats, info=info)
         pose, score = _pose_of(structure.pose), None
-        if self.request.sam3d.layout and mesh is not None and points.intrinsics is not None:
-            with timed(job, "layout"):
-                refined = self._refined(index, mesh, pose, points)
-            pose, score = refined.pose, refined.score
-            info["layout"] = dict(refined.report)
-        return SceneObject(name=self.request.names[index], mesh=mesh, splats=splats, pose=pose, score=score, info=info)
+        if request.sam3d.layout and made.bare is not None and points.intrinsics is not None:
+            with timed(self.job, "layout"):
+                pose, score, info["layout"] = self._refined(index, made, pose, points)
+        return SceneObject(name=name, mesh=mesh, splats=splats, pose=pose, score=score, info=info)
 
-    def _refined(self, index: int, mesh: Mesh, pose: Pose, points: PointMap) -> Refined:
-        from ...geometry.layout.refine import refine
+    def _refined(self, index: int, made: Finished, pose: Pose, points: PointMap) -> tuple[Pose, float | None, dict[str, Any]]:
+        """The pose, moved so that the outline fits the mask better; how well it fits; what was done."""
+        from ...geometry.layout.refine import Refined, refine
 
-        self.job.step("layout", index, len(self.alphas))
-        return refine(
-            mesh, pose, self.request.masks[index], points.points, points.intrinsics, device=self.engine.device,
-            watch=lambda step: self.job.step("layout", index, len(self.alphas)),
+        mask, bare = self.request.masks[index], made.bare
+        assert bare is not None
+        key = self.engine.key(
+            "layout", mesh=made.bare_key, structure=self.structure_keys[index], mask=mask, intrinsics=points.intrinsics
         )  # fmt: skip
+        if made.bare_key is not None and (found := self.cache.get(key)) is not None:
+            refined, facts = kept.record_of(Pose, found)
+            return refined, facts["score"], facts["report"]
 
-    # -- keys, progress
+        def run() -> Refined:
+            moved = move_mesh(bare, CANONICAL_TO_OBJECT)
+            return refine(moved, pose, mask, points.points, points.intrinsics, device=self.engine.device, watch=lambda step: report())
 
-    def _key(self, stage: str, **parts: Any) -> str:
-        return key_of(stage, code=CODE, weights=self.engine.store.digest, device=self.engine.device.type, **parts)
+        def report() -> None:
+            self.job.step("layout", index, self.count)
+
+        report()
+        better = self.pipeline.insisting("layout", run)
+        facts = {"score": better.score, "report": dict(better.report)}
+        if made.bare_key is not None:
+            self.cache.put(key, *kept.of_record(better.pose, facts))
+        return better.pose, better.score, facts["report"]
 
     def _drawn(self, seed: int) -> dict[str, Any]:
         """What decides the noise."""
@@ -262,15 +318,3 @@ def _upright(mesh: Mesh | None, splats: Splats | None, size: float) -> tuple[Mes
         None if mesh is None else move_mesh(mesh, eye, scale, moved),
         None if splats is None else move_splats(splats, eye, scale, moved),
     )
-
-
-def _packed_structure(item: Structure) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """As an entry of the cache."""
-    pose = {f"pose.{name}": value.numpy() for name, value in vars(item.pose).items()}
-    return {"downsample": item.downsample}, {"coords": item.coords.numpy(), "original": item.original.numpy(), **pose}
-
-
-def _structure_of(entry: tuple[Mapping[str, Any], Mapping[str, np.ndarray]]) -> Structure:
-    arrays = {name: torch.from_numpy(np.array(value)) for name, value in entry[1].items()}
-    pose = DecodedPose(**{name.removeprefix("pose."): value for name, value in arrays.items() if name.startswith("pose.")})
-    return Structure(arrays["coords"], arrays["original"], entry[0]["downsample"], pose)

@@ -1,11 +1,14 @@
-"""The mesh decoder's surface -> the mesh that people get: cleaned, within its budget, textured from the splats.
+"""An object's latents -> the mesh that people get: decoded, cleaned, within its budget, textured from the splats.
 
-An object without a texture is worth more than none: where a step can't be done, the mesh goes on as it is, and a warning says why.
+What was cleaned and what was baked is kept: another texture size cleans nothing, another format decodes nothing. An object without a texture is worth more than
+none: where a step can't be done, the mesh goes on as it is, and a warning says why; what fell short isn't kept.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,46 +18,136 @@ from ....contract.scene import Mesh, Splats
 from ...geometry.cleanup.clean import CleanOptions, clean
 from ...geometry.texture.bake import Baked, BakeOptions, bake
 from ...job import Job, timed
-from ...sam3d.pipeline import Pipeline
+from ...sam3d.decoded import mesh_of, splats_of
+from ...sam3d.pipeline import StructuredLatent
+from . import kept
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 _PROBLEMS = (EngineError, InputError, OutputError, SetupError)  # not JobCancelled
 
 
-def finish(
-    mesh: Mesh, splats: Splats | None, request: ReconstructRequest, settings: Settings, job: Job, pipeline: Pipeline
-) -> tuple[Mesh, dict[str, Any]]:
-    """mesh, splats: of one object, in the model's frame. Returns the mesh in that frame and what was done to it, as JSON values.
+@dataclass(frozen=True)
+class Finished:
+    """mesh, splats: in the model's frame, None where not wanted or not there. bare: the mesh before it got a texture, and its key, None where it isn't kept.
+    info: what was done, as JSON values."""
 
-    pipeline: whose device is used, whose networks make room where its memory runs out, and who is told what couldn't be done.
-    """
-    info: dict[str, Any] = {"raw_faces": len(mesh.faces)}
-    if request.sam3d.mesh == "raw" or len(mesh.faces) == 0:
-        return mesh, info
-    with timed(job, "clean-up"):
-        options = CleanOptions(budget=settings.face_budget, smooth=request.sam3d.smooth)
+    mesh: Mesh | None
+    splats: Splats | None
+    bare: Mesh | None
+    bare_key: str | None
+    info: dict[str, Any]
+
+
+class Finisher:
+    """One object, from its latents on. key: of these. Its own keys are known before anything is made."""
+
+    def __init__(self, engine: Engine, request: ReconstructRequest, settings: Settings, job: Job, key: str) -> None:
+        self.engine, self.request, self.settings, self.job = engine, request, settings, job
+        self.clean_options = CleanOptions(budget=settings.face_budget, smooth=request.sam3d.smooth)
+        self.raw = request.sam3d.mesh == "raw"
+        self.surface_key = engine.key("surface", latents=key)
+        self.clean_key = engine.key("clean-up", surface=self.surface_key, options=vars(self.clean_options))
+        self.bake_options = None
+        if settings.texture != "colors" and not self.raw:
+            self.bake_options = BakeOptions(size=settings.texture_size, mode=settings.texture, unwrap=settings.unwrap)
+            self.bake_key = engine.key("texture", mesh=self.clean_key, splats=settings.splats_per_voxel, options=vars(self.bake_options))
+        holds = engine.cache.holds
+        self.cleans = settings.want_mesh and not self.raw and not holds(self.clean_key)
+        self.bakes = settings.want_mesh and self.bake_options is not None and not (holds(self.clean_key) and holds(self.bake_key))
+        self.decodes = (settings.want_splats or self.bakes) + (self.cleans or (settings.want_mesh and self.raw))
+        self._decoded = 0
+
+    def finish(self, latent: StructuredLatent) -> Finished:
+        """Decode, clean and texture what is wanted and isn't kept."""
+        self._latent = latent
+        mesh = bare = bare_key = None
+        info: dict[str, Any] = {}
+        if self.settings.want_mesh:
+            bare, bare_key, info = self._bare()
+        if bare is not None:
+            mesh = bare
+            if self.bake_options is not None and "failed" not in info.get("clean", {}):
+                mesh, report = self._textured(bare, self.bake_options, bare_key)
+                info = {**info, **report}
+        return Finished(mesh, self._splats if self.settings.want_splats else None, bare, bare_key, info)
+
+    # -- the steps
+
+    def _bare(self) -> tuple[Mesh | None, str | None, dict[str, Any]]:
+        """The mesh without a texture, cleaned where that is wanted and can be done; its key where it is kept; None where there is no surface."""
+        if not self.raw and (found := self.engine.cache.get(self.clean_key)) is not None:
+            mesh, facts = kept.record_of(Mesh, found)
+            return self._noted(mesh, facts)
+        surface = self._surface
+        if len(surface.faces) == 0:
+            return None, None, {}
+        raw_faces = {"raw_faces": len(surface.faces)}
+        if self.raw:
+            return surface, self.surface_key, raw_faces
+        pipeline = self.engine.pipeline
+        with timed(self.job, "clean-up"):
+            try:
+                cleaned = pipeline.insisting("clean-up", lambda: clean(surface, self.clean_options, self.job, pipeline.device))
+            except _PROBLEMS as problem:  # a surface that isn't one
+                pipeline.note(f"a mesh could not be cleaned and stays as the model made it: {_said(problem)}")
+                return surface, None, {**raw_faces, "clean": {"failed": problem.message}}
+        report = {key: value for key, value in cleaned.report.items() if key != "seconds"}  # equal requests, equal files
+        facts = {**raw_faces, "clean": report}
+        self.engine.cache.put(self.clean_key, *kept.of_record(cleaned.mesh, facts))
+        return self._noted(cleaned.mesh, facts)
+
+    def _noted(self, mesh: Mesh, facts: dict[str, Any]) -> tuple[Mesh, str, dict[str, Any]]:
+        for note in facts["clean"]["notes"]:
+            self.engine.pipeline.note(str(note))
+        return mesh, self.clean_key, facts
+
+    def _textured(self, bare: Mesh, options: BakeOptions, bare_key: str | None) -> tuple[Mesh, dict[str, Any]]:
+        """The mesh with a texture, or as it is where there are no splats or the bake fails."""
+        if bare_key is not None and (found := self.engine.cache.get(self.bake_key)) is not None:
+            mesh, facts = kept.record_of(Mesh, found)
+            return mesh, {"bake": facts}
+        splats, pipeline = self._splats, self.engine.pipeline
+        if len(splats.positions) == 0:
+            return bare, {}
+        device = pipeline.device if pipeline.device.type == "cuda" else torch.device("cpu")
+
+        def baked() -> Baked:
+            return bake(bare, splats, self.job, options, device)
+
         try:
-            cleaned = pipeline.insisting("clean-up", lambda: clean(mesh, options, job, pipeline.device))
-        except _PROBLEMS as problem:  # a surface that isn't one
-            pipeline.note(f"a mesh could not be cleaned and stays as the model made it: {_said(problem)}")
-            return mesh, {**info, "clean": {"failed": problem.message}}
-    for note in cleaned.report["notes"]:
-        pipeline.note(str(note))
-    info["clean"] = {key: value for key, value in cleaned.report.items() if key != "seconds"}  # equal requests, equal files
-    if settings.texture == "colors" or splats is None or len(splats.positions) == 0:
-        return cleaned.mesh, info
-    device = pipeline.device if pipeline.device.type == "cuda" else torch.device("cpu")
+            made = pipeline.insisting("texture", baked)
+        except _PROBLEMS as problem:
+            pipeline.note(f"a texture could not be made, the mesh has vertex colours instead: {_said(problem)}")
+            return bare, {"bake": {"failed": problem.message}}
+        mesh = made.mesh.replace(vertex_colors=None)
+        if bare_key is not None and "note" not in made.report:  # xatlas may have had too little time
+            self.engine.cache.put(self.bake_key, *kept.of_record(mesh, made.report))
+        return mesh, {"bake": made.report}
 
-    def baked() -> Baked:
-        wanted = BakeOptions(size=settings.texture_size, mode=settings.texture, unwrap=settings.unwrap)
-        return bake(cleaned.mesh, splats, job, wanted, device)
+    # -- the decoders, each run once where it is asked for
 
-    try:
-        made = pipeline.insisting("texture", baked)
-    except _PROBLEMS as problem:
-        pipeline.note(f"a texture could not be made, the mesh has vertex colours instead: {_said(problem)}")
-        return cleaned.mesh, {**info, "bake": {"failed": problem.message}}
-    return made.mesh.replace(vertex_colors=None), {**info, "bake": made.report}
+    @functools.cached_property
+    def _splats(self) -> Splats:
+        with timed(self.job, "decode"):
+            self._step()
+            made = splats_of(self.engine.pipeline.splats(self._latent, self.settings.splats_per_voxel))
+            self._step(1)
+            return made
+
+    @functools.cached_property
+    def _surface(self) -> Mesh:
+        with timed(self.job, "decode"):
+            self._step()
+            made = mesh_of(self.engine.pipeline.surface(self._latent))
+            self._step(1)
+            return made
+
+    def _step(self, done: int = 0) -> None:
+        self._decoded += done
+        self.job.step("decode", self._decoded, max(self.decodes, self._decoded, 1))
 
 
 def _said(problem: EngineError | InputError | OutputError | SetupError) -> str:
