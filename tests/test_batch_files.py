@@ -15,6 +15,7 @@ from comfyui_sam3d.factory import output
 from comfyui_sam3d.factory.batch import BatchOptions
 from comfyui_sam3d.factory.batch.ledger import FolderLock, Ledger
 from comfyui_sam3d.factory.batch.plan import make_plan, request_of, stamp_of
+from comfyui_sam3d.factory.executors.local import environments
 from comfyui_sam3d.factory.inputs import MaskOptions
 from comfyui_sam3d.factory.output import Place, complete_meta, read_meta, write_result
 
@@ -236,12 +237,9 @@ def test_methods_that_are_not_there(tmp_path):
 
 
 def test_workers():
-    assert BatchOptions(Path(), Path()).environments() == [{}]
-    assert BatchOptions(Path(), Path(), workers=2).environments() == [{}, {}]
-    assert BatchOptions(Path(), Path(), gpus="0, GPU-ab12").environments() == [
-        {"CUDA_VISIBLE_DEVICES": "0"},
-        {"CUDA_VISIBLE_DEVICES": "GPU-ab12"},
-    ]
+    assert environments(None, None) == [{}]
+    assert environments(2, None) == [{}, {}]
+    assert environments(None, "0, GPU-ab12") == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "GPU-ab12"}]
 
 
 def test_parameters_of_a_table(tmp_path):

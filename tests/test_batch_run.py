@@ -140,13 +140,21 @@ def test_a_crash_is_tried_again_and_never_stops_the_others(batch, tmp_path):
         ("dies", 1, True), ("dies", 2, False), ("memory", 1, True), ("memory", 2, False),
     ]  # fmt: skip
     assert "SIGKILL" in ran.only("failed")[0]["error"]["message"]
-    assert [(e["status"], e["attempt"]) for e in manifest(tmp_path / "out") if e["name"] == "dies"] == [("failed", 1), ("failed", 2)]
+    assert [e.get("quarantined", False) for e in ran.only("failed")] == [False, True, False, False], "memory kills no worker"
+    lines = [(e["status"], e["attempt"], e["kills"]) for e in manifest(tmp_path / "out") if e["name"] == "dies"]
+    assert lines == [("failed", 1, 1), ("quarantined", 2, 2)]
+    assert {k: ran.only("end")[0][k] for k in ("made", "failed", "quarantined")} == {"made": 3, "failed": 2, "quarantined": 1}
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.is_dir()) == ["good", "last", "noisy", "report_files"]
 
     again = batch()  # what failed stays failed, until somebody asks for it
     assert again.code == 1 and again.only("item") == [] and [e["earlier"] for e in again.only("failed")] == [True, True]
     tried = batch("--retry-failed", "--retries", 0)
-    assert [(e["name"], e["attempt"]) for e in tried.only("failed")] == [("dies", 3), ("memory", 3)]
+    assert [(e["name"], e["attempt"], e.get("earlier", False)) for e in tried.only("failed")] == [("dies", 2, True), ("memory", 3, False)]
+    tried = batch("--retry-quarantined")
+    assert [(e["name"], e["attempt"], e["retry"], e.get("quarantined", False)) for e in tried.only("failed")] == [
+        ("dies", 3, True, False), ("dies", 4, False, True), ("memory", 3, False, False),
+    ]  # fmt: skip
+    assert "dies" in [e["name"] for e in batch("--dry-run").only("plan") if e["state"] == "quarantined"]
     rows(tmp_path / "in", {"image": "a.png", "name": "dies", "seed": 5})
     assert states(batch()) == {"dies": "made"}  # other parameters: another job
 

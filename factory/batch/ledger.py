@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...contract.errors import OutputError
-from .plan import Identity, Item, Stamp
+from .plan import BatchOptions, Identity, Item, Stamp
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".sam3d-batch.lock"
@@ -88,7 +88,7 @@ def _is_name(value: Any) -> bool:
 
 
 def entry_of(item: Item, status: str, *, stamp: Stamp | None, **more: Any) -> dict[str, Any]:
-    """A line. status: done, failed, or refused (the input is wrong, no attempt was made)."""
+    """A line. status: done, failed, quarantined (its attempts killed their workers), or refused (the input is wrong, no attempt was made)."""
     image, masks, number = item.identity
     known = asdict(stamp) if stamp is not None else {}
     return {
@@ -101,6 +101,12 @@ def entry_of(item: Item, status: str, *, stamp: Stamp | None, **more: Any) -> di
         **known,
         **more,
     }
+
+
+def is_tried_again(entry: dict[str, Any], options: BatchOptions) -> bool:
+    """Whether an item with this last line, about the same bytes and parameters, is worked on: not without being asked where it failed."""
+    asked = {"failed": options.retry_failed, "quarantined": options.retry_quarantined}
+    return options.force or asked.get(str(entry["status"]), True)
 
 
 class FolderLock:

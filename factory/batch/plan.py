@@ -15,6 +15,7 @@ from ...contract.errors import ImageError, InputError, OptionError, PairingError
 from ...contract.names import safe_filename
 from ...contract.pairing import IMAGE_SUFFIXES, Pair, find_pairs, select
 from ...contract.request import ReconstructRequest
+from ..executors import check_executor
 from ..inputs import MaskOptions, make_request
 from ..settings import FILES, canonical, check_settings
 
@@ -38,12 +39,14 @@ class BatchOptions:
     limit: int | None = None
     force: bool = False
     retry_failed: bool = False
+    retry_quarantined: bool = False
     fail_fast: bool = False
     retries: int = 1
     flat: bool = False
     template: str = "{stem}"
     workers: int | None = None
     gpus: str | None = None
+    executor: str = "local"
     watch: bool = False
     interval: float = 1.0
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -58,27 +61,12 @@ class BatchOptions:
             raise OptionError("--pair auto needs to know how.", "Add --auto-mask border or --auto-mask grabcut.")
         check_settings(self.settings)
         _template_fields(self.template)
-        self.environments()
+        check_executor(self.executor, workers=self.workers, gpus=self.gpus)
         formats = self.settings.get("outputs", ())
         if self.flat and any(
             "obj" in str(f).lower().replace(",", " ").split() for f in ([formats] if isinstance(formats, str) else formats)
         ):
             raise OptionError("--flat can't be used with obj.", "OBJ files name each other; leave --flat out.")
-
-    def environments(self) -> list[dict[str, str]]:
-        """The extra variables of each worker: one for each GPU, or as many empty ones as there are workers."""
-        if self.gpus is None:
-            return [{} for _ in range(self.workers or 1)]
-        names = [name.strip() for name in self.gpus.split(",")]
-        if (
-            not all(names)
-            or len(set(names)) != len(names)
-            or any(set(n) - set(string.ascii_letters + string.digits + "-_:/") for n in names)
-        ):
-            raise OptionError(f"--gpus {self.gpus} is no list of GPUs.", "Write e.g. --gpus 0,1.")
-        if self.workers not in (None, len(names)):
-            raise OptionError("--gpus starts one worker for each GPU.", "Leave --workers out.")
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in names]
 
 
 @dataclass(frozen=True)

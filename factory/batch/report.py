@@ -117,11 +117,12 @@ class Report:
 
     def _page(self) -> str:
         entries = sorted(self._ledger.last.values(), key=lambda e: natural_key(e["name"]))
-        count = {status: sum(e.get("status") == status for e in entries) for status in ("done", "failed", "refused")}
+        count = {status: sum(e.get("status") == status for e in entries) for status in ("done", "failed", "quarantined", "refused")}
         policy = f"default-src 'none'; img-src 'self' file: data:; style-src '{_csp_hash(_STYLE)}'; script-src '{_csp_hash(_SCRIPT)}'; base-uri 'none'"
         heads = "".join(f'<th scope="col"><button type="button">{escape(c)}</button></th>' for c in _COLUMNS)
         rows = "\n".join(self._row(entry) for entry in entries)
         summary = f"{count['done']} done, {count['failed']} failed, {count['refused']} refused"
+        summary += f", {count['quarantined']} quarantined" if count["quarantined"] else ""
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
@@ -143,7 +144,7 @@ class Report:
         links = " ".join(f'<a href="{_url(self._link(place, file))}">{escape(file)}</a>' for file in ([*files, META] if files else []))
         seconds = entry.get("seconds")
         shown = f"{seconds:.1f}" if isinstance(seconds, (int, float)) else ""
-        state = f"{status}, attempt {entry['attempt']}" if entry.get("attempt", 0) and status == "failed" else status
+        state = f"{status}, attempt {entry['attempt']}" if entry.get("attempt", 0) and status in ("failed", "quarantined") else status
         warnings = "".join(f"<br><small>{escape(str(w))}</small>" for w in entry.get("warnings") or ())
         cells = (
             f"{escape(name)}<br><small>{escape(source)}</small>",
@@ -155,7 +156,7 @@ class Report:
             shown,
             links,
         )
-        known = status if status in ("done", "failed", "refused") else "other"
+        known = {"quarantined": "failed"}.get(status, status if status in ("done", "failed", "refused") else "other")
         first, *others = cells
         data = f'<td data-key="{escape(name)}">{first}</td>' + "".join(f"<td>{cell}</td>" for cell in others)
         return f'<tr class="{known}">{data}</tr>'

@@ -1,6 +1,6 @@
-"""The work of a batch: items from the plan (or the watch) over one or more workers, each attempt in the ledger.
+"""The work of a batch: items from the plan (or the watch) over the slots of an executor, each attempt in the ledger.
 
-One thread for each worker, with a backend of its own, takes items from an inbox and posts events; the main thread alone speaks (Show), looks at
+One thread for each slot of the executor takes items from an inbox and posts events; the main thread alone speaks (Show), looks at
 Ctrl-C, feeds the inbox and writes the report. A failing item is a line in the ledger and an event, never an exception.
 """
 
@@ -11,12 +11,12 @@ import threading
 import time
 import traceback
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from ...client import open_backend
-from ...contract.backend import Backend, Event
+from ...contract.backend import Event
 from ...contract.errors import (
     InputError,
     JobCancelled,
@@ -24,14 +24,17 @@ from ...contract.errors import (
     OutputError,
     Sam3dError,
     SetupError,
+    WorkerCrashed,
     WorkerError,
+    WorkerHung,
     WorkerStartError,
 )
 from ...contract.request import FORMATS, ReconstructRequest
 from .. import output
 from ..events import FAILED, INTERRUPTED, OK, USAGE, Emit, done_fields, error_event, exit_code, job_event
+from ..executors import Executor, Slot, open_executor
 from ..jobs import Interrupts, watch
-from .ledger import FolderLock, Ledger, entry_of
+from .ledger import FolderLock, Ledger, entry_of, is_tried_again
 from .plan import BatchOptions, Item, Stamp, make_plan, request_of, stamp_of
 from .report import Report
 from .watch import Watcher
@@ -40,8 +43,14 @@ TICK = 0.1  # seconds between two looks at Ctrl-C and at the watched folder
 REPORT_EVERY = 2.0  # seconds between two reports while a watch goes on
 
 
-def run(options: BatchOptions, emit: Emit, interrupts: Interrupts) -> int:
-    """Do the whole batch; returns the exit code. Raises a Sam3dError where it can't begin (wrong options, a folder in use)."""
+KILLS = 2  # workers that an item may kill before it is quarantined
+
+
+def run(options: BatchOptions, emit: Emit, interrupts: Interrupts, executor: Executor | None = None) -> int:
+    """Do the whole batch; returns the exit code. Raises a Sam3dError where it can't begin (wrong options, a folder in use).
+
+    executor: None opens the one that the options name. It is closed in any case.
+    """
     options.check()
     output.check_writable(options.out)
     with FolderLock(options.out):
@@ -50,7 +59,11 @@ def run(options: BatchOptions, emit: Emit, interrupts: Interrupts) -> int:
         items = [] if options.watch else make_plan(options, ledger.names())
         report = Report(options.out, options.flat, ledger)
         report.clear_leftovers()
-        return _Run(options, emit, interrupts, ledger, report).run(items)
+        if executor is None:
+            on_cpu = options.settings.get("engine") == "draft"
+            executor = open_executor(options.executor, workers=options.workers, gpus=options.gpus, on_cpu=on_cpu)
+        with closing(executor):
+            return _Run(options, emit, interrupts, ledger, report, executor).run(items)
 
 
 @dataclass
@@ -60,9 +73,10 @@ class _Run:
     interrupts: Interrupts
     ledger: Ledger
     report: Report
+    executor: Executor
     inbox: queue.Queue[Item | None] = field(default_factory=queue.Queue)
     posts: queue.Queue[tuple[str, dict[str, Any]]] = field(default_factory=queue.Queue)
-    counts: Counter[str] = field(default_factory=Counter)  # made, there, failed, tried (failed after an attempt), left
+    counts: Counter[str] = field(default_factory=Counter)  # made, there, failed (quarantined among them; tried: after an attempt), left
     stopping: bool = False  # take no further item
     fatal: Sam3dError | None = None
 
@@ -71,19 +85,19 @@ class _Run:
         watcher = Watcher(self.options, self.ledger.names) if self.options.watch else None
         what: dict[str, Any] = {"watch": True} if watcher is not None else {"items": len(items)}
         self.emit("start", command="batch", source=str(self.options.source), out=str(self.options.out), **what)
-        environments = self.options.environments()
+        slots = self.executor.slots
         for item in items:
             self.inbox.put(item)
         if watcher is None:
-            self._close_inbox(len(environments))
-        threads = [threading.Thread(target=self._work, args=(env,), name=f"sam3d-batch-{i}") for i, env in enumerate(environments)]
+            self._close_inbox(slots)
+        threads = [threading.Thread(target=self._work, args=(i,), name=f"sam3d-batch-{i}") for i in range(slots)]
         for thread in threads:
             thread.start()
         self._attend(threads, watcher)
         exit_with = self._exit_code()
         report = self._write_report()
         seconds = round(time.perf_counter() - start, 3)
-        found = {key: self.counts[key] for key in ("made", "there", "failed", "left")}
+        found = {key: self.counts[key] for key in ("made", "there", "failed", "quarantined", "left")}
         self.emit("end", exit=exit_with, **found, seconds=seconds, report=report)
         return exit_with
 
@@ -127,6 +141,7 @@ class _Run:
             self.counts["made" if fields["state"] in ("made", "replaced") else "there"] += 1
         elif kind == "failed" and fields["name"] is not None and not fields["retry"]:
             self.counts["failed"] += 1
+            self.counts["quarantined"] += fields.get("quarantined", False)
             self.counts["tried"] += fields["attempt"] > 0
         elif kind in ("left", "cancelled"):
             self.counts["left"] += 1
@@ -157,8 +172,8 @@ class _Run:
     def post(self, kind: str, /, **fields: Any) -> None:
         self.posts.put((kind, fields))
 
-    def _work(self, environment: dict[str, str]) -> None:
-        backend = open_backend(environment=environment)
+    def _work(self, number: int) -> None:
+        backend = self.executor.lease(number)
         try:
             while (item := self.inbox.get()) is not None:
                 if self.stopping:
@@ -171,7 +186,7 @@ class _Run:
         finally:
             backend.close()
 
-    def _one(self, item: Item, backend: Backend) -> None:
+    def _one(self, item: Item, backend: Slot) -> None:
         place = output.Place(self.options.out, item.name, self.options.flat)
         stamp: Stamp | None = None
         try:
@@ -217,15 +232,18 @@ class _Run:
                 self.report.add(item.name, request_of(item, self.options), item.pair.rule)
             self.post("done", **done_fields(place, meta, "there", 0.0))
             return True
-        if entry["status"] == "failed" and not self.options.retry_failed:
-            self.post("failed", name=item.name, error=entry["error"], attempt=entry["attempt"], retry=False, earlier=True)
+        if not is_tried_again(entry, self.options):
+            fields = {"quarantined": True} if entry["status"] == "quarantined" else {}
+            self.post("failed", name=item.name, error=entry["error"], attempt=entry["attempt"], retry=False, earlier=True, **fields)
             return True
         return False
 
-    def _make(self, item: Item, stamp: Stamp, place: output.Place, request: ReconstructRequest, key: str, backend: Backend) -> None:
+    def _make(self, item: Item, stamp: Stamp, place: output.Place, request: ReconstructRequest, key: str, backend: Slot) -> None:
         """The attempts at one item."""
         earlier = self.ledger.same(item, stamp)
-        before = int(earlier.get("attempt", 0)) if earlier is not None and earlier["status"] == "failed" else 0
+        if earlier is None or earlier["status"] not in ("failed", "quarantined"):
+            earlier = {}
+        before, kills = int(earlier.get("attempt", 0)), int(earlier.get("kills", 0))
         for number in range(1, self.options.retries + 2):
             attempt = before + number
             self.post("item", name=item.name, image=item.identity[0], masks=list(item.identity[1]), rule=item.pair.rule, attempt=attempt)
@@ -239,10 +257,12 @@ class _Run:
                 error = problem if isinstance(problem, Sam3dError) else _defect(problem)
                 again = number <= self.options.retries and isinstance(error, (WorkerError, OutOfMemoryError)) and not self._stop_now()
                 seconds = round(time.perf_counter() - start, 3)
-                self.ledger.append(
-                    entry_of(item, "failed", stamp=stamp, key=key, attempt=attempt, seconds=seconds, error=error_event(error), time=_now())
-                )
-                self.post("failed", name=item.name, error=error_event(error), attempt=attempt, retry=again)
+                kills += isinstance(error, (WorkerCrashed, WorkerHung))
+                quarantined = kills >= KILLS and not again
+                status, said = ("quarantined", {"quarantined": True}) if quarantined else ("failed", {})
+                more = {"attempt": attempt, "kills": kills, "seconds": seconds, "error": error_event(error), "time": _now()}
+                self.ledger.append(entry_of(item, status, stamp=stamp, key=key, **more))
+                self.post("failed", name=item.name, error=error_event(error), attempt=attempt, retry=again, **said)
                 if again:
                     if isinstance(error, OutOfMemoryError):
                         backend.close()  # a fresh worker has the most memory
@@ -257,9 +277,7 @@ class _Run:
             self.post("done", **done_fields(place, meta, state, meta["seconds"]))
             return
 
-    def _attempt(
-        self, item: Item, place: output.Place, request: ReconstructRequest, key: str, backend: Backend
-    ) -> tuple[dict[str, Any], str]:
+    def _attempt(self, item: Item, place: output.Place, request: ReconstructRequest, key: str, backend: Slot) -> tuple[dict[str, Any], str]:
         """One attempt: the result is complete on disk when this returns its meta, and whether it was made or replaced."""
         start = time.perf_counter()
 

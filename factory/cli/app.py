@@ -104,6 +104,7 @@ def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, 
 @click.option("--limit", type=click.IntRange(min=1), help="Take only the first N.")
 @click.option("--dry-run", "-n", is_flag=True, help="Check everything, print the table, make nothing.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed in an earlier run.")
+@click.option("--retry-quarantined", is_flag=True, help="Try again what killed its worker twice in an earlier run.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first item that fails.")
 @click.option(
     "--retries",
@@ -119,8 +120,15 @@ def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, 
     show_default=True,
     help="Names of results, of {stem}, {folder}, {seed}, {engine}, {quality} and {preset}.",
 )
-@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes side by side; one, if not given.")
-@click.option("--gpus", help="One worker for each of these, e.g. 0,1.")
+@click.option(
+    "--executor",
+    type=click.Choice(("local", "ray", "modal")),
+    default="local",
+    show_default=True,
+    help="Where the work is done: on this machine, on a Ray cluster, or on Modal. See docs/scale.md.",
+)
+@click.option("--workers", type=click.IntRange(1, 1000), help="Workers side by side; one (ray: as many as fit, modal: 8), if not given.")
+@click.option("--gpus", help="One worker for each GPU: all, a number, or a list, e.g. 0,2.")
 @click.option("--watch", is_flag=True, help="Go on: take every picture that is put into INPUT, until Ctrl-C.")
 @click.option(
     "--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between two looks at INPUT (--watch)."

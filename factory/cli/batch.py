@@ -8,7 +8,7 @@ from typing import Any
 from ...contract.errors import Sam3dError
 from .. import output
 from ..batch import BatchOptions
-from ..batch.ledger import Ledger
+from ..batch.ledger import Ledger, is_tried_again
 from ..batch.plan import Item, make_plan, request_of, stamp_of
 from ..events import OK, USAGE, error_event
 from ..jobs import Interrupts
@@ -63,14 +63,14 @@ def _row(item: Item, options: BatchOptions, ledger: Ledger) -> dict[str, Any]:
 
 
 def _state(item: Item, options: BatchOptions, ledger: Ledger, key: str) -> str:
-    """make, there, or failed (earlier, and not to be tried again)."""
+    """make, there, or failed or quarantined (earlier, and not to be tried again)."""
     if options.force:
         return "make"
     meta = output.complete_meta(output.Place(options.out, item.name, options.flat))
     if meta is not None and meta.get("key") == key:
         return "there"
     entry = ledger.same(item, stamp_of(item, options))
-    return "failed" if entry is not None and entry["status"] == "failed" and not options.retry_failed else "make"
+    return "make" if entry is None or is_tried_again(entry, options) else str(entry["status"])
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
