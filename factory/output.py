@@ -107,7 +107,7 @@ def write_scene(
         "key": key,
         "parameters": request.parameters(),
         "source": source,
-        **_described(scene),
+        **described(scene),
         "seconds": round(time.perf_counter() - since, 3),
     }
     replaced = read_meta(place) is not None
@@ -172,7 +172,7 @@ def remove_leftovers(out: Path, owner: str, older_than: float = 0.0) -> None:
                         shutil.rmtree(entry.path, ignore_errors=True)
 
 
-def _described(scene: Scene) -> dict[str, Any]:
+def described(scene: Scene) -> dict[str, Any]:
     """What meta.json says of a scene: JSON values, no arrays."""
     from ..contract.record import pack
 

@@ -148,6 +148,47 @@ def batch(dry_run: bool, **options: Any) -> int:
 
 
 @app.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on. Any but this machine's own needs a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free; it is printed.")
+@click.option("--data", type=_PATH, default="server_data", show_default=True, help="The folder for pictures, jobs and results.")
+@click.option(
+    "--token-file", type=_PATH, help="A file with the token; else SAM3D_TOKEN, else, where one is needed, one is made and printed once."
+)
+@click.option("--insecure-no-auth", is_flag=True, help="No token although other machines can reach the server.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Another name of this server, as browsers know it; again for more.")
+@click.option(
+    "--allow-origin", multiple=True, metavar="ORIGIN", help="A page elsewhere that may call, e.g. https://assets.example; again for more."
+)
+@click.option("--workers", type=click.IntRange(1, 64), help="Worker processes side by side; one, if not given.")
+@click.option("--gpus", help="One worker for each GPU: all, how many, or which (0,1).")
+@click.option("--queue", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Jobs that may wait.")
+@click.option("--job-time", type=click.FloatRange(1, 86400), default=1800.0, show_default=True, help="Seconds for one attempt at a job.")
+@click.option(
+    "--attempts", type=click.IntRange(1, 10), default=2, show_default=True, help="At one job, where its worker dies or memory lacks."
+)
+@click.option(
+    "--quota", type=click.IntRange(min=1), help="MiB that pictures and results may take; all of the disk but 512 MiB, if not given."
+)
+@click.option(
+    "--keep-days", type=click.FloatRange(0.01, 36500), default=30.0, show_default=True, help="How long jobs stay after their end."
+)
+@click.option(
+    "--idle-unload",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="Seconds without work after which a worker is stopped; 0: never.",
+)
+@click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
+def serve(**options: Any) -> int:
+    """The job server: web page and HTTP API over the same worker. docs/server.md"""
+    with _Reporting({"as_json": False, "quiet": options["quiet"]}):
+        from . import serve as command
+
+        return command.run(**options)
+
+
+@app.command()
 @click.option("--out", "-o", type=_PATH, default="outputs", show_default=True, help="The folder that must be writable (it is not made).")
 @click.option("--json", "as_json", is_flag=True, help="The checks as one JSON object.")
 def doctor(out: Path, as_json: bool) -> int:

@@ -1,0 +1,12 @@
+"""The job server: `sam3d serve`. One FastAPI application, one SQLite file, one folder of files, one supervised worker for each GPU.
+
+    gate.py        in front of everything: who may call, how large, how slow; the headers of every answer
+    api/           the calls of /api/v1, thin; models.py says what they take and give
+    store.py       jobs, batches and events in SQLite; states.py has the table of legal transitions
+    vault.py       pictures, masks, requests and results as files, named by their content
+    dispatcher.py  takes jobs off the queue, one thread and one worker for each GPU; attempts are counted here and nowhere else
+    keeper.py      retention, the disk quota, files that nobody refers to
+    service.py     ties these together, and is all that the calls see
+
+docs/server.md is for those who run it, docs/api.md for those who call it.
+"""

@@ -1,0 +1,57 @@
+"""The application: the service, the calls, the page, and the gate in front of them all."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from ...contract.version import VERSION
+from . import answers, page
+from .api import batches, health, images, jobs
+from .gate import Access, Gate
+from .service import Service
+from .views import V1
+
+_ABOUT = (
+    "One picture and its masks in, textured meshes and Gaussian splats out. Where the server has a token, every call carries `Authorization: Bearer TOKEN`. "
+    "docs/api.md has examples."
+)
+
+
+EVERYBODY_HERE = Access()  # who is on this machine
+
+
+def make_app(service: Service, access: Access = EVERYBODY_HERE) -> FastAPI:
+    """The service starts and stops with the application."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        try:
+            yield
+        finally:
+            service.hub.close()
+            await run_in_threadpool(service.stop)
+
+    app = FastAPI(
+        title="SAM 3D job server",
+        version=VERSION,
+        description=_ABOUT,
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{V1}/openapi.json",
+        separate_input_output_schemas=False,
+    )
+    app.state.service, app.state.access = service, access
+    for module in (health, images, jobs, batches):
+        app.include_router(module.routes, prefix=V1)
+    app.add_api_route("/healthz", health.healthz, include_in_schema=False)
+    app.add_api_route("/readyz", health.readyz, include_in_schema=False)
+    page.install(app)
+    answers.install(app)
+    app.add_middleware(Gate, access=access, limits=service.limits)
+    return app

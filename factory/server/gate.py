@@ -1,0 +1,218 @@
+"""What stands before every call: who may come in, how much they may bring, how slow they may be; and the headers of every answer.
+
+| against | rule |
+| --- | --- |
+| a page elsewhere that knows our address (DNS rebinding) | the Host header must name us: this machine, an address in numbers where we listen on more, or a name from --allow-host |
+| a page elsewhere that posts to us (CSRF) | Sec-Fetch-Site `cross-site` only for a link that somebody follows; an Origin must be our own, or from --allow-origin |
+| everybody on the network | a token, compared in constant time; without one the server listens on this machine alone |
+| large bodies | counted while they come, refused by Content-Length before that; what is refused is read to its end, within reason, so that the answer arrives |
+| slow bodies | a time for the next byte, and one for the whole |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import ipaddress
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ...contract.errors import DeniedError, Sam3dError, TimeLimitError, TooLargeError
+from .answers import Refused, answer
+from .limits import MIB, Limits
+
+COOKIE = "sam3d_session"
+OPEN = ("/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz", "/api/v1/session")  # without a token
+API = "/api/"
+DRAIN_BYTES, DRAIN_TIME = 64 * MIB, 10.0  # of a refused body
+CSP = (
+    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self' blob: data:; "
+    "img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": CSP,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "x-frame-options": "DENY",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """loopback: we listen on this machine alone. token: None lets everybody in who can reach us."""
+
+    token: str | None = None
+    loopback: bool = True
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+    @property
+    def cookie(self) -> str:
+        """What the page's cookie holds: made from the token, and not the token."""
+        return hmac.new((self.token or "").encode(), b"sam3d session", hashlib.sha256).hexdigest()
+
+    def knows(self, headers: Mapping[str, str]) -> bool:
+        """Whether a call carries the token, or the cookie that a page got for it."""
+        if self.token is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return same(given.strip(), self.token)
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        except CookieError:
+            return False
+        return cookie is not None and same(cookie.value, self.cookie)
+
+    def names_us(self, host: str) -> bool:
+        """Whether a Host header (with or without a port) is one of ours."""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in ("localhost", "127.0.0.1", "::1") or name in (allowed.lower() for allowed in self.hosts):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return not self.loopback  # an address in numbers can't be rebound
+
+    def check(self, scope: Scope, headers: Mapping[str, str]) -> tuple[Sam3dError, int] | None:
+        """Why this call may not come in, and the status that says so."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self.names_us(host):
+            return DeniedError("This server has another name.", "Start it with --allow-host NAME if the name is right."), 421
+        foreign = origin is not None and origin not in self.origins and urlsplit(origin).netloc != host
+        navigation = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        cross = headers.get("sec-fetch-site") == "cross-site" and not navigation and origin not in self.origins
+        if foreign or cross:
+            return DeniedError("The call comes from a page of another site.", "Start the server with --allow-origin if that is right."), 403
+        if scope["path"].startswith(API) and scope["path"] not in OPEN and not self.knows(headers):
+            return DeniedError("The call carries no valid token.", "Send the header Authorization: Bearer TOKEN."), 401
+        return None
+
+
+def same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+
+
+class Gate:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
+        self.app, self.access, self.limits = app, access, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+        body = _Body(receive, headers, self._most(scope["path"]), self.limits)
+        send = self._dressed(send, headers.get("origin"))
+        refused = self.access.check(scope, headers)
+        if refused is not None:
+            extra = {"WWW-Authenticate": "Bearer"} if refused[1] == 401 else {}
+            await self._refuse(refused[0], scope, body, send, refused[1], extra)
+        elif body.too_large:
+            await self._refuse(body.too_large, scope, body, send)
+        elif scope["method"] == "OPTIONS" and headers.get("origin") in self.access.origins and "access-control-request-method" in headers:
+            await _preflight(headers, send)
+        else:
+            await self._pass(scope, body, send)
+
+    def _most(self, path: str) -> int:
+        if path in ("/api/v1/images", "/api/v1/masks", "/api/v1/reconstruct"):
+            return self.limits.max_body + MIB // 16  # and the multipart form around it
+        return self.limits.max_frame if path == "/api/v1/frames" else self.limits.max_json
+
+    async def _pass(self, scope: Scope, body: _Body, send: Send) -> None:
+        async def watch(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] >= 400:  # the call may have ended before its body
+                await body.drain()
+            await send(message)
+
+        await self.app(scope, body, watch)
+
+    async def _refuse(
+        self, problem: Sam3dError, scope: Scope, body: _Body, send: Send, status: int | None = None, headers: dict[str, str] | None = None
+    ) -> None:
+        await body.drain()
+        more = {} if body.ended else {"Connection": "close"}
+        await answer(problem, status, {**(headers or {}), **more})(scope, body.receive, send)
+
+    def _dressed(self, send: Send, origin: str | None) -> Send:
+        """The headers that every answer has, unless the call set its own."""
+        more = [(key.encode(), value.encode()) for key, value in HEADERS.items()]
+        if origin is not None and origin in self.access.origins:
+            more += [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+
+        async def dressed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = list(message.get("headers", ()))
+                there = {key.lower() for key, _ in own}
+                message = {**message, "headers": own + [(key, value) for key, value in more if key not in there]}
+                if b"cache-control" not in there:
+                    message["headers"].append((b"cache-control", b"no-store"))
+            await send(message)
+
+        return dressed
+
+
+async def _preflight(headers: Mapping[str, str], send: Send) -> None:
+    allowed = [
+        (b"access-control-allow-methods", b"GET, POST, DELETE"),
+        (b"access-control-allow-headers", b"authorization, content-type, idempotency-key, last-event-id"),
+        (b"access-control-max-age", b"600"),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": allowed})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class _Body:
+    """A call's body, counted and timed while it is read. Callable as ASGI's `receive`."""
+
+    def __init__(self, receive: Receive, headers: Mapping[str, str], most: int, limits: Limits) -> None:
+        self.receive, self._most, self._limits = receive, most, limits
+        self.ended = "content-length" not in headers and "transfer-encoding" not in headers
+        self._count, self._began = 0, time.monotonic()
+        length = headers.get("content-length", "0")
+        self.too_large = self._excess() if not length.isdecimal() or int(length[:20]) > most else None
+
+    def _excess(self) -> TooLargeError:
+        return TooLargeError(
+            f"The body is larger than {self._most / MIB:.3g} MiB.", "Make the picture smaller first, or send less at once."
+        )
+
+    async def __call__(self) -> Message:
+        if self.ended:
+            return await self.receive()
+        left = self._limits.body_time - (time.monotonic() - self._began)
+        try:
+            message = await asyncio.wait_for(self.receive(), max(0.0, min(left, self._limits.body_silence)))
+        except asyncio.TimeoutError:
+            raise Refused(TimeLimitError("The body came too slowly.", "Send it again over a faster connection.")) from None
+        self._count += len(message.get("body", b""))
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        if self._count > self._most:
+            raise Refused(self._excess())
+        return message
+
+    async def drain(self) -> None:
+        """Read what is still coming and forget it: a client that is answered while it sends would see a broken connection instead of the answer."""
+        end, count = time.monotonic() + DRAIN_TIME, 0
+        while not self.ended and count < DRAIN_BYTES:
+            try:
+                message = await asyncio.wait_for(self.receive(), min(2.0, max(0.0, end - time.monotonic())))
+            except asyncio.TimeoutError:
+                return
+            count += len(message.get("body", b""))
+            self.ended = message["type"] != "http.request" or not message.get("more_body", False)

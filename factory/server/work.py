@@ -1,0 +1,109 @@
+"""What a job's row says, turned into a call of the Backend, and what comes back turned into files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...contract import messages
+from ...contract.backend import Backend, Reconstruction
+from ...contract.errors import EmptyMaskError, InputError, MaskError
+from ...contract.frames import encode_frame, read_frame
+from ...contract.request import ReconstructRequest
+from ...contract.scene import Scene
+from .. import output
+from . import params, pictures
+from .store import Row
+from .vault import Vault
+
+SCENE = "scene.frame"  # the scene itself, beside its files: one message JobDone (docs/protocol.md), for client/remote.py
+
+
+@dataclass(frozen=True)
+class Work:
+    """One of both: a job that can be watched, or a plain call that answers with files (export)."""
+
+    begin: Callable[[Backend], Reconstruction] | None = None
+    call: Callable[[Backend], dict[str, bytes]] | None = None
+    about: dict[str, Any] | None = None  # for meta.json
+
+
+def load(vault: Vault, row: Row) -> Work:
+    """Reads and decodes what the job is made of. Raises an InputError or NotFoundError."""
+    return _framed(vault, row) if row["frame"] else _pictured(vault, row)
+
+
+def _pictured(vault: Vault, row: Row) -> Work:
+    image, alpha = pictures.load_image(vault, row["image"])
+    settings, names = json.loads(row["params"]), tuple(json.loads(row["names"]))
+    masks = json.loads(row["masks"])
+    if masks:
+        soft = np.stack([pictures.load_mask(vault, id) for id in masks])
+        hard = soft >= 128
+    elif alpha is not None:
+        soft = alpha[None]
+        hard = soft >= 128 if (soft >= 128).any() else soft > 12  # a picture that is faint all over (smoke)
+    else:
+        raise MaskError("The picture has no transparency, and no mask was given.", "Send a mask.")
+    if not all(mask.any() for mask in hard):
+        raise EmptyMaskError("A mask selects nothing.")
+    behind = settings.get("back_image")
+    fields = params.record_fields(settings, None if behind is None else _rgba(vault, behind))
+    has_edges = bool(((soft > 0) & (soft < 255)).any())
+    request = ReconstructRequest(image=image, masks=hard, alpha=soft if has_edges else None, names=names, **fields)
+    return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())
+
+
+def _rgba(vault: Vault, id: str) -> np.ndarray:
+    image, alpha = pictures.load_image(vault, id)
+    return np.dstack([image, np.full(image.shape[:2], 255, np.uint8) if alpha is None else alpha])
+
+
+def read_message(vault: Vault, id: str) -> Any:
+    """The message of a frame in the vault. Raises a ProtocolError (no frame, no message) or InputError (its values)."""
+    with open(vault.path("frame", id), "rb", buffering=0) as file:
+        found = read_frame(file.readinto)
+    if found is None:
+        raise InputError("The request is empty.")
+    return messages.from_wire(*found, messages.FROM_CLIENT)
+
+
+def _framed(vault: Vault, row: Row) -> Work:
+    message = read_message(vault, row["frame"])
+    if isinstance(message, messages.Reconstruct):
+        request = message.request
+        return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())
+    if isinstance(message, messages.Prepare):
+        wanted = message.request
+        return Work(begin=lambda backend: backend.prepare(wanted), about={"engine": wanted.engine})
+    if isinstance(message, messages.Export):
+        scene, formats, options = message.scene, message.formats, message.options
+        return Work(call=lambda backend: backend.export(scene, formats, options), about={"formats": list(formats)})
+    raise InputError(f"A {type(message).__name__} is no piece of work.")
+
+
+def write_scene(place: output.Place, scene: Scene, about: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
+    """Write a scene and its files; returns its meta.json. Raises OutputError."""
+    bare = messages.JobDone(0, scene.replace(files={}))
+    files: dict[str, Any] = {**scene.files, SCENE: b"".join(encode_frame(*messages.to_wire(bare)))}
+    meta = {"name": place.name, "key": key, "parameters": about, **output.described(scene), "seconds": round(seconds, 3)}
+    return _written(place, files, meta)
+
+
+def write_files(place: output.Place, files: dict[str, bytes], about: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
+    """The same for an export, which has files and no scene."""
+    return _written(place, files, {"name": place.name, "key": key, "parameters": about, "seconds": round(seconds, 3)})
+
+
+def _written(place: output.Place, files: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
+    return {**meta, "files": output.write_result(place, files, meta, owner="server")}
+
+
+def summary(meta: dict[str, Any]) -> dict[str, Any]:
+    """What a job says of its result: meta.json without what the job says already."""
+    kept = ("engine", "seed", "objects", "camera", "warnings", "timings", "files")
+    return {key: meta[key] for key in kept if key in meta}
