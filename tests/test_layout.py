@@ -222,7 +222,7 @@ def test_the_gpu_gives_what_the_cpu_gives(photo) -> None:
     points, faces = scraps(40, 2, torch.float32)
     values = []
     for device in ("cpu", "cuda", "cuda"):
-        at = points.to(device).requires_grad_()
+        at = points.to(device).detach().clone().requires_grad_()
         alpha = soft_silhouette(at, faces.to(device), LENSES[1], 1e-3, 1e-4, None)
         alpha[:, ::2].sum().backward()
         values.append((alpha.detach().cpu(), at.grad.cpu()))

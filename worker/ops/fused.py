@@ -59,5 +59,6 @@ def head_norm_(qkv: Tensor, gamma: Tensor) -> Tensor:
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """gelu(x @ weight^T + bias), tanh approximation; the product's own epilogue on CUDA."""
     if x.device.type == "cuda" and x.dtype != torch.float32:
-        return torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True).unflatten(0, x.shape[:-1])
+        rows = x.reshape(-1, x.shape[-1])
+        return torch._addmm_activation(bias, rows, weight.t(), use_gelu=True).view(*x.shape[:-1], len(weight))
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")

@@ -74,7 +74,7 @@ def _head_norm_kernel(qkv_ptr, gamma_ptr, batch_stride, heads, ROOT: tl.constexp
 def head_norm_(qkv: Tensor, gamma: Tensor) -> Tensor:
     rows = qkv if qkv.ndim == 5 and not qkv.is_contiguous() else qkv.view(1, -1, *qkv.shape[-3:])
     count, tokens, _, heads, width = rows.shape
-    assert rows[0].is_contiguous() and gamma.is_contiguous()
+    assert rows.stride()[1:] == (3 * heads * width, heads * width, width, 1) and gamma.is_contiguous()
     _head_norm_kernel[(tokens, 2, count)](
         rows, gamma, rows.stride(0), heads, float(width) ** 0.5, triton.next_power_of_2(heads), width, num_warps=4
     )  # fmt: skip

@@ -3,7 +3,7 @@
 What is exact and free: the context's keys and values once per object; key biases dropped and value biases folded into the output's; an
 unconditional row's cross attention is one constant vector; modulation as a table over the time grid; guided steps as one batch whose first block
 is shared up to the cross attention; the pose's four queries pooled over the context itself instead of over projected keys. The residual streams are float32,
-the products run in the weights' dtype. The pose stream runs on a side stream where there is one: the shape never waits for it.
+the products run in the weights' dtype. In a graph the pose stream runs on a side stream: the shape never waits for it.
 
 Objects don't notice each other: where a library's kernel would change its order of summation with their number, they go one by one. Elsewhere the
 kernels were seen to give the same bits for any number (docs/log.md).
@@ -43,6 +43,7 @@ class _Cross:
     norm: tuple[Tensor, Tensor]  # multiplier and offset of norm2, float32
     to_q: tuple[Tensor, Tensor]
     to_kv: Tensor  # (2 C, context), no bias
+    heads_kv: tuple[Tensor, Tensor]  # the same, by head: key (H, D, context), value (H, context, D)
     to_out: tuple[Tensor, Tensor]  # the value's bias folded in
     const: Tensor  # an unconditional row's result, float32 (C,)
 
@@ -85,12 +86,14 @@ class CachedFlow:
         cross, norm = block.cross_attn[name], block.norm2[name]  # type: ignore[index]
         v_bias = cross.to_kv.bias.chunk(2)[1].float()
         bias = cross.to_out.weight.float() @ v_bias + cross.to_out.bias.float()
+        to_k, to_v = cross.to_kv.weight.unflatten(0, (2, cross.heads, -1)).unbind(0)
         # The pose's scores are computed by hand: the softmax scale goes into its queries (exact for a head width of 64: a power of two).
         scale = (cross.to_q.out_features // cross.heads) ** -0.5 if name == POSE else 1.0
         return _Cross(
             norm=(norm.weight.float(), norm.bias.float()),
             to_q=(cross.to_q.weight * scale, cross.to_q.bias * scale) if name == POSE else (cross.to_q.weight, cross.to_q.bias),
             to_kv=cross.to_kv.weight,
+            heads_kv=(to_k, to_v.mT),
             to_out=(cross.to_out.weight, bias.to(cross.to_out.weight.dtype)),
             const=bias,
         )
@@ -183,8 +186,8 @@ class CachedFlow:
         """
         cross, mlp = self.cross[index][name], self.model.blocks[index].mlp[name].mlp
         normed = residual_norm(x[:count], update[:count], mod.gate1, *cross.norm, eps=NORM, dtype=self.dtype)
-        q = F.linear(normed, *cross.to_q).unflatten(-1, (self.heads, -1))
-        crossed = self.long(q, *context.shape[index].unbind(2)) if name == SHAPE else self._pool(q, cross.to_kv, context.tokens)
+        q = F.linear(normed, *cross.to_q).view(*normed.shape[:2], self.heads, -1)
+        crossed = self.long(q, *context.shape[index].unbind(2)) if name == SHAPE else self._pool(q, *cross.heads_kv, context.tokens)
         h = torch.empty(x.shape, dtype=self.dtype, device=x.device)
         residual_norm(x[:count], F.linear(crossed, *cross.to_out), None, *mod.norm3, eps=NORM, dtype=self.dtype, out=h[:count])
         if len(x) > count:
@@ -197,7 +200,7 @@ class CachedFlow:
         """Query, key and value of a stream's tokens (B, T, C), heads normed, into (B, T, 3, H, D), a part of each row of a larger tensor."""
         weight, bias = _wb(self.model.blocks[index].self_attn.to_qkv[name])
         for row, place in zip(h, into):  # a row of the shape fills the chip
-            torch.addmm(bias, row, weight.t(), out=place.flatten(1))
+            torch.addmm(bias, row, weight.t(), out=place.view(len(row), -1))
         return head_norm_(into, self.gamma[index][name])
 
     def _pose_attention(self, index: int, g: Tensor, qkv: Tensor) -> Tensor:
@@ -205,19 +208,18 @@ class CachedFlow:
         q = self._qkv(index, POSE, g, qkv[:, -g.shape[1] :])[:, :, 0]
         return F.linear(attend(q, *qkv[:, :, 1:].unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
 
-    def _pool(self, q: Tensor, to_kv: Tensor, tokens: Tensor) -> Tensor:
+    def _pool(self, q: Tensor, to_k: Tensor, to_v: Tensor, tokens: Tensor) -> Tensor:
         """softmax(q (K c)^T) (V c) as (softmax((q K) c^T) c) V: the projections are applied to 4 queries, not to M tokens.
 
-        q: (B, 4, H, D), the softmax's scale in it. to_kv: (2 H D, C). tokens: (B, M, C). Returns (B, 4, H * D).
+        q: (B, 4, H, D), the softmax's scale in it. to_k: (H, D, C). to_v: (H, C, D). tokens: (B, M, C). Returns (B, 4, H * D).
         """
-        to_k, to_v = to_kv.unflatten(0, (2, self.heads, -1)).unbind(0)  # (H, D, C) each
         count, queries = q.shape[:2]
         asked = (q.flatten(0, 1).transpose(0, 1) @ to_k).view(self.heads, count, queries, -1).transpose(0, 1).flatten(1, 2)
         weights = (asked @ tokens.mT).softmax(-1)  # (B, H * 4, M)
         # One by one: a single object's sum over M is split between multiprocessors, that of several isn't.
-        pooled = torch.cat([w @ t for w, t in zip(weights.split(1), tokens.split(1))])  # (B, H * 4, C)
+        pooled = torch.cat([w @ t for w, t in zip(weights.split(1), tokens.split(1))]) if count > 1 else weights @ tokens  # (B, H * 4, C)
         pooled = pooled.view(count, self.heads, queries, -1).transpose(0, 1).flatten(1, 2)
-        return (pooled @ to_v.mT).transpose(0, 1).reshape(count, queries, -1)
+        return (pooled @ to_v).transpose(0, 1).reshape(count, queries, -1)
 
     # -- latents in and out, in float32
 
@@ -232,12 +234,15 @@ class CachedFlow:
         parts = {SHAPE: h} | dict(zip(POSE_LATENTS, g.split(1, dim=1)))
         return {name: _linear32(parts[name], self.model.latent_mapping[name].out_layer) for name in LATENTS}
 
-    # -- two streams on a device that has them
+    # -- two streams in a graph
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """On CUDA: what is launched inside follows all that was launched before, and runs beside what is launched after, until `_join`."""
-        if self.device.type != "cuda":
+        """While a graph is captured: what is launched inside follows all that was launched before, and runs beside what is launched after, until `_join`.
+
+        Launched one by one it would gain nothing: then the host is the bound, and each change of stream is some more launches.
+        """
+        if not self._capturing():
             yield
             return
         if self._side is None:
@@ -247,8 +252,12 @@ class CachedFlow:
             yield
 
     def _join(self) -> None:
-        if self._side is not None:
+        if self._capturing():
+            assert self._side is not None
             torch.cuda.current_stream(self.device).wait_stream(self._side)
+
+    def _capturing(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _wb(layer: torch.nn.Module) -> tuple[Tensor, Tensor]:
