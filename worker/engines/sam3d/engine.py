@@ -215,7 +215,7 @@ class _Run:
                 made[i] = item
                 self.cache.put(keys[i], *kept.of_structure(item))
         grid = self.engine.store.architecture.grid
-        if self.noise.compatible:  # stage 2 goes on where stage 1 stopped, also where stage 1 wasn't run
+        if self.noise.compatible and len(missing) < self.count:  # stage 2 goes on where stage 1 stopped, also where stage 1 wasn't run
             noise_for(self.noise, [i for i in range(self.count) if i not in missing], grid // 4)
         ordered = [made[i] for i in range(self.count)]
         self.job.preview(picture_of_voxels([item.coords.numpy()[:, 1:] for item in ordered], grid))

@@ -1,0 +1,205 @@
+"""What the sam3d engine runs and what it takes from its cache: a picture prepared for its masks, and each parameter's reach down the stages. Equal means every bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+
+from comfyui_sam3d.contract.request import ExportOptions  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d import engine as engine_module  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
+from comfyui_sam3d.worker.weights.store import Store  # noqa: E402
+
+from sam3d_bench import EVERYTHING, IMAGE, Recorder, a_picture, a_request, an_engine, content, run, tiny_store  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PICTURE = {"point map", "picture"}
+BARE = {"mesh": "raw", "texture": "colors"}  # without the stages that take longer than all networks of this size
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    return tiny_store(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True)
+def _quick_clean_up(monkeypatch) -> None:
+    """Seen from fewer sides, and not measured: it is the slowest stage at this size."""
+    monkeypatch.setattr(mesh_module, "CleanOptions", functools.partial(CleanOptions, views=8, view_size=64, samples=0))
+
+
+# -- two phases
+
+
+def test_a_prepared_picture_gives_the_same_as_one_that_was_not(store, tmp_path):
+    prepared, other = an_engine(store, tmp_path / "a"), an_engine(store, tmp_path / "b")
+    before = Recorder()
+    prepared.prepare(a_picture(), before)
+    assert before.stages == PICTURE and before.steps[-1] == ("picture", 2, 2)
+    scene, job = run(prepared, a_request())
+    assert job.stages == EVERYTHING - PICTURE
+    unprepared, whole = run(other, a_request())
+    assert whole.stages == EVERYTHING
+    assert content(scene) == content(unprepared)
+    again = Recorder()
+    other.prepare(a_picture(), again)  # the reconstruction has left it
+    assert again.steps == []
+
+
+def test_each_further_mask_of_a_picture_is_cheap(store, tmp_path):
+    engine = an_engine(store, tmp_path)
+    first, _ = run(engine, a_request(1, own=BARE))
+    both, job = run(engine, a_request(2, own=BARE))
+    assert not job.stages & PICTURE and job.steps.count(("structure", 2, 2)) == 1  # the new object's two steps
+    assert content(first.replace(objects=both.objects[:1])) == content(first.replace(objects=(first.objects[0].replace(name="object_1"),)))
+    _, job = run(engine, a_request(1, image=255 - IMAGE, own=BARE))
+    assert job.stages >= PICTURE
+
+
+def test_the_last_pictures_are_kept_in_memory_too(store, tmp_path):
+    engine = an_engine(store, tmp_path / "none", limit=0, memory=10**8)
+    engine.prepare(a_picture(), Recorder())
+    _, job = run(engine, a_request(own=BARE))
+    assert not job.stages & PICTURE and not list(tmp_path.rglob("*.stage"))
+    small = an_engine(store, tmp_path / "none", limit=0, memory=1000)
+    small.prepare(a_picture(), Recorder())
+    assert run(small, a_request(own=BARE))[1].stages >= PICTURE
+
+
+def test_a_point_map_of_ones_own_leaves_nothing_to_prepare_of_it(store, tmp_path):
+    engine = an_engine(store, tmp_path)
+    y, x = np.mgrid[:48, :64] / 64
+    own = {"pointmap": np.stack([x - 0.5, y - 0.4, np.full_like(x, 2)], axis=-1).astype(np.float32), "pointmap_frame": "opencv"}
+    picture = a_picture()
+    job = Recorder()
+    engine.prepare(dataclasses.replace(picture, sam3d=dataclasses.replace(picture.sam3d, **own)), job)
+    assert job.stages == {"picture"}
+    _, job = run(engine, a_request(own={**own, **BARE}))
+    assert not job.stages & PICTURE
+
+
+# -- what each parameter reaches
+
+BAKED = {"decode", "texture"}  # the splats are decoded for it
+CLEANED = BAKED | {"clean-up"}
+SAMPLED = CLEANED | {"latents"}
+ALL_BUT_PICTURE = SAMPLED | {"structure"}
+CHANGES = {
+    "nothing": (set(), {}),
+    "formats": (set(), {"outputs": ("obj", "stl", "mesh_ply")}),
+    "levels of detail": (set(), {"export": ExportOptions(lods=2, target="blender")}),
+    "splats too": ({"decode"}, {"outputs": ("glb", "ply")}),
+    "no texture": (set(), {"own": {"texture": "colors"}}),
+    "frame": (set(), {"own": {"frame": "object"}, "size": 2.0}),
+    "texture size": (BAKED, {"texture_size": 300}),
+    "splats of a voxel": (BAKED, {"own": {"splats_per_voxel": 4}}),
+    "face budget": (CLEANED, {"face_budget": 500}),
+    "smoothing": (CLEANED, {"own": {"smooth": 1}}),
+    "raw mesh": ({"decode"}, {"own": {"mesh": "raw"}}),
+    "seed of stage 2": (SAMPLED, {"own": {"latent_seed": 5}}),
+    "steps of stage 2": (SAMPLED, {"own": {"latent_steps": 3}}),
+    "guidance of stage 2": (SAMPLED, {"own": {"latent_guidance": 2.0}}),
+    "seed": (ALL_BUT_PICTURE, {"seed": 3}),
+    "steps": (ALL_BUT_PICTURE, {"own": {"steps": 3}}),
+    "guidance": (ALL_BUT_PICTURE, {"own": {"guidance": 3.0}}),
+    "few steps": (ALL_BUT_PICTURE, {"own": {"few_step": True}}),
+    "noise": (ALL_BUT_PICTURE, {"own": {"noise": "original"}}),
+    "picture": (EVERYTHING, {"image": IMAGE[::-1].copy()}),
+}
+
+
+@pytest.fixture(scope="module")
+def kept(store, tmp_path_factory):
+    """An engine in whose cache the usual request's stages are; a test that changes the entries must take its own."""
+    engine = an_engine(store, tmp_path_factory.mktemp("kept"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh_module, "CleanOptions", functools.partial(CleanOptions, views=8, view_size=64, samples=0))
+        scene, job = run(engine, a_request())
+    assert job.stages == EVERYTHING
+    return engine, scene
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_runs_what_it_reaches_and_nothing_else(kept, what):
+    engine, usual = kept
+    stages, fields = CHANGES[what]
+    request = a_request(**fields)
+    scene, job = run(engine, request)
+    assert job.stages == stages
+    planned = {item.stage for item in job.plans[0]} - {"unwrap"}  # box charts are made without a word
+    assert planned == stages, "what will run is known before it does"
+    if what in ("nothing", "formats", "levels of detail"):
+        assert content(scene) == content(usual)
+    assert run(engine, request)[1].stages <= {"decode"}  # raw meshes and splats aren't kept
+
+
+def test_a_layout_is_kept_and_does_not_depend_on_the_texture(kept, monkeypatch):
+    refine = importlib.import_module("comfyui_sam3d.worker.geometry.layout.refine")
+    quick = functools.partial(refine.refine, options=refine.RefineOptions(size=32, faces=200))
+    monkeypatch.setattr(refine, "refine", quick)
+    engine, _ = kept
+    first, job = run(engine, a_request(own={"layout": True}))
+    assert job.stages == {"layout"}
+    other, job = run(engine, a_request(own={"layout": True}, texture_size=310))
+    assert job.stages == BAKED
+    assert (other.objects[0].pose, other.objects[0].score) == (first.objects[0].pose, first.objects[0].score)
+    assert other.objects[0].info["layout"] == first.objects[0].info["layout"]
+
+
+def test_other_weights_other_code_other_backends_share_nothing(kept, store, monkeypatch):
+    engine, _ = kept
+    cache = engine.cache
+    changed = engine_module.Engine(dataclasses.replace(store, digest="other"), cache, engine.device)
+    assert run(changed, a_request())[1].stages == EVERYTHING
+    for name, value in (("CODE", 99), ("VERSION", "9.9")):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module, name, value)
+            assert run(engine, a_request(outputs=("stl",), own={"mesh": "raw"}))[1].stages >= PICTURE, name
+    monkeypatch.setenv("SAM3D_OPS", "torch")
+    assert run(engine, a_request(outputs=("stl",), own={"mesh": "raw"}))[1].stages >= PICTURE
+
+
+def test_warnings_come_with_what_is_kept(store, tmp_path, monkeypatch):
+    real = mesh_module.clean
+
+    def noting(*args):
+        made = real(*args)
+        return dataclasses.replace(made, report={**made.report, "notes": ["the budget was not reached"]})
+
+    monkeypatch.setattr(mesh_module, "clean", noting)
+    engine = an_engine(store, tmp_path)
+    first, _ = run(engine, a_request())
+    again, job = run(engine, a_request())
+    assert job.stages == set() and any("budget was not reached" in text for text in first.warnings) and again.warnings == first.warnings
+    assert content(first) == content(again)
+
+
+def test_what_fell_short_is_not_kept(store, tmp_path, monkeypatch):
+    from comfyui_sam3d.contract.errors import OutputError
+
+    def failing(*args):
+        raise OutputError("no room for the charts.")
+
+    engine = an_engine(store, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh_module, "bake", failing)
+        scene, _ = run(engine, a_request())
+        assert any("texture could not be made" in text for text in scene.warnings) and scene.objects[0].mesh.texture is None
+    scene, job = run(engine, a_request())
+    assert job.stages == BAKED and scene.objects[0].mesh.texture is not None
+
+
+def test_a_damaged_entry_is_made_again(store, tmp_path):
+    engine = an_engine(store, tmp_path)
+    first, _ = run(engine, a_request())
+    for path in tmp_path.glob("*.stage"):
+        path.write_bytes(path.read_bytes()[:-1])
+    again, job = run(engine, a_request())
+    assert job.stages == EVERYTHING and content(first) == content(again)
