@@ -16,7 +16,8 @@ import os
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any, Union
 
 from ...client.job import LocalJob
@@ -31,17 +32,18 @@ SLOTS = 8
 IDLE = 30.0  # seconds without work after which a map is ended; the next job opens another
 TICK = 0.05
 
-Map = Callable[[AsyncIterator[bytes]], Iterable[Union[bytes, BaseException]]]  # frames in -> answers out, in any order
+Map = Callable[[AsyncIterator[bytes]], AsyncGenerator[Union[bytes, BaseException], None]]  # frames in -> answers out, in any order
 
 
 def deployed(app: str | None = None) -> Map:
     """The `.map` of the deployed app. Modal is met when it is used."""
 
-    def call(frames: AsyncIterator[bytes]) -> Iterator[bytes | BaseException]:
+    async def call(frames: AsyncIterator[bytes]) -> AsyncGenerator[bytes | BaseException, None]:
         import modal
 
         method = getattr(modal.Cls.from_name(app or os.environ.get(APP_VARIABLE) or APP, CLASS)(), METHOD)
-        return iter(method.map(frames, order_outputs=False, return_exceptions=True))
+        async for answer in method.map.aio(frames, order_outputs=False, return_exceptions=True):
+            yield answer
 
     return call
 
@@ -57,6 +59,7 @@ class ModalExecutor:
         self._jobs: dict[int, LocalJob] = {}  # without an answer yet
         self._inbox: queue.SimpleQueue[tuple[int, bytes]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._stop: Callable[[], object] = lambda: None  # ends the map under way
         self._closed = False
         self._refused: Sam3dError | None = None  # Modal can't be reached: it would meet every job
 
@@ -68,10 +71,12 @@ class ModalExecutor:
         self._closed = True
         with self._lock:
             jobs, self._jobs = self._jobs, {}
+            thread = self._thread
+            self._stop()
         for job in jobs.values():
             job.put(Cancelled())
-        if self._thread is not None:
-            self._thread.join(30)
+        if thread is not None:
+            thread.join(30)
 
     def submit(self, request: ReconstructRequest) -> LocalJob:
         if self._refused is not None:
@@ -101,13 +106,9 @@ class ModalExecutor:
             one = _OneMap(self._inbox, lambda: self._closed)
             problem: Sam3dError | None = None
             try:
-                for answer in self._call(one.frames()):
-                    if isinstance(answer, BaseException):
-                        one.failed(answer)
-                    else:
-                        self._deliver(one, answer)
-                    if self._closed:
-                        break
+                asyncio.run(self._map(one))
+            except asyncio.CancelledError:
+                pass  # close() did that
             except Exception as error:
                 problem = _of_modal(error, began=one.began)
             for number in one.sent:
@@ -122,6 +123,24 @@ class ModalExecutor:
                     break
         for number, _ in left:
             self._end(number, Failed(problem) if problem is not None else Cancelled())
+
+    async def _map(self, one: _OneMap) -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        with self._lock:
+            if self._closed:
+                return
+            self._stop = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            async with aclosing(self._call(one.frames())) as answers:
+                async for answer in answers:
+                    if isinstance(answer, BaseException):
+                        one.failed(answer)
+                    else:
+                        self._deliver(one, answer)
+        finally:
+            with self._lock:
+                self._stop = lambda: None
 
     def _deliver(self, one: _OneMap, answer: bytes) -> None:
         try:
@@ -149,7 +168,7 @@ class _OneMap:
         self._problems: list[BaseException] = []
 
     async def frames(self) -> AsyncIterator[bytes]:
-        """The map's inputs as they come. Asynchronous, because Modal takes inputs and hands out answers on one event loop."""
+        """The map's inputs as they come."""
         idle_since = time.monotonic()
         while not self._closed() and not self._problems and time.monotonic() - idle_since < IDLE:
             try:
