@@ -13,7 +13,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +101,23 @@ class Bench:
             spent["peak GB"] = torch.cuda.max_memory_allocated() / 1e9
         return spent, scene
 
-    def warm(self, wanted: ReconstructRequest) -> dict[str, float]:
-        """The better of two after a first one; on a CPU, where nothing is measured, the first."""
-        runs = [self.once(wanted)[0] for _ in range(3 if self.device.type == "cuda" else 1)]
-        return min(runs[1:] or runs, key=lambda spent: spent["all"])
+    def warm(self, wanted: ReconstructRequest, runs: int = 3) -> dict[str, float]:
+        """The best after a first one; on a CPU, where nothing is measured, the first."""
+        spent = [self.once(wanted)[0] for _ in range(runs if self.device.type == "cuda" else 1)]
+        return min(spent[1:] or spent, key=lambda one: one["all"])
+
+
+class Rows(list[tuple[str, str, str]]):
+    """A table that says each part when it is there: a run of minutes may be cut short."""
+
+    def __iadd__(self, more: list[tuple[str, str, str]]) -> Rows:  # type: ignore[override,misc]
+        for row in more:
+            self.append(row)
+        return self
+
+    def append(self, row: tuple[str, str, str]) -> None:
+        print(" | ".join(row), flush=True)
+        super().append(row)
 
 
 def rows_of(title: str, spent: dict[str, float], limit: str = "") -> list[tuple[str, str, str]]:
@@ -125,34 +138,35 @@ def main() -> None:
     architecture, side = (TINY, 64) if options.tiny else (Architecture(), 1024)
     bench = Bench(architecture, 60 if options.tiny else options.voxels, device)
     small: dict[str, object] = {"face_budget": 1000, "texture_size": 256} if options.tiny else {}
-    rows: list[tuple[str, str, str]] = []
+    rows = Rows()
     first, _ = bench.once(request(1, side, quality="standard", **small))
     rows.append(("first run, compiling included: all", f"{first['all']:.2f} s", ""))
     rows += rows_of("standard", one := bench.warm(request(1, side, quality="standard", **small)), "4.5 s")
     rows += rows_of("fast", bench.warm(request(1, side, quality="fast", **small)), "2 s")
     rows += rows_of("networks alone", bench.warm(request(1, side, sam3d={"mesh": "raw", "texture": "colors"}, **small)), "1.9 s")
-    many = bench.warm(request(options.objects, side, quality="standard", **small))
+    many = bench.warm(request(options.objects, side, quality="standard", **small), 2)
     rows += rows_of(f"{options.objects} objects", many, f"6 x one, here {many['all'] / one['all']:.1f} x")
     if device.type == "cuda" and not options.skip_plans:
-        rows += plans(bench, request(1, side, quality="standard"), request)
+        for plan in plans(bench, request):
+            rows.append(plan)
     what = "a tiny architecture, which measures nothing" if options.tiny else f"full size, {options.voxels} voxels"
     table(rows, f"The engine with random weights, {what} (seconds; last column: limit, or the original's figure)")
 
 
-def plans(bench: Bench, wanted: ReconstructRequest, make: Callable[..., ReconstructRequest]) -> list[tuple[str, str, str]]:
+def plans(bench: Bench, make: Callable[..., ReconstructRequest]) -> Iterator[tuple[str, str, str]]:
     """Each plan under a cap of the allocator."""
-    total, rows = torch.cuda.get_device_properties(0).total_memory, []
+    total = torch.cuda.get_device_properties(0).total_memory
     for plan, cap in (("resident", 12e9), ("swapped", 8e9), ("staged", 7e9), ("staged", 5.5e9)):
         bench.engine.networks.release()
         torch.cuda.set_per_process_memory_fraction(cap / total)
         try:
-            spent = bench.warm(make(1, 1024, quality="standard", sam3d={"memory": plan}))
-            rows.append((f"{plan} in {cap / 1e9:.1f} GB", f"{spent['all']:.2f} s, peak {spent['peak GB']:.2f} GB", ""))
+            spent = bench.warm(make(1, 1024, quality="standard", sam3d={"memory": plan}), 2)
+            told = f"{spent['all']:.2f} s, peak {spent['peak GB']:.2f} GB, then the plan is {bench.engine.networks.plan}"
+            yield f"{plan} in {cap / 1e9:.1f} GB", told, ""
         except Exception as problem:
-            rows.append((f"{plan} in {cap / 1e9:.1f} GB", f"failed: {type(problem).__name__}", ""))
+            yield f"{plan} in {cap / 1e9:.1f} GB", f"failed: {type(problem).__name__}: {problem}"[:200], ""
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
-    return rows
 
 
 if __name__ == "__main__":
