@@ -51,6 +51,7 @@ class Options:
 
         least, most = _limits("size", ReconstructRequest)
         return {
+            "required": {},  # an API graph names only what it changes
             "optional": {
                 "steps": whole("steps", 0, "Sampling steps of stage 1, the voxels and the pose. 0: as the quality says."),
                 "guidance": guidance(

@@ -15,9 +15,10 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import websocket
@@ -122,8 +123,9 @@ class Run:
 
 
 @contextmanager
-def comfyui(base: Path, worker: str | None = None, *options: str) -> Iterator[Host]:
-    """A server with this pack and an empty base folder. worker: SAM3D_WORKER_COMMAND, else the pack's own worker in this interpreter."""
+def comfyui(base: Path, worker: str | None = None, *options: str, variables: Mapping[str, str] = MappingProxyType({})) -> Iterator[Host]:
+    """A server with this pack and a base folder that is made, or empty but for models. worker: SAM3D_WORKER_COMMAND, else the pack's own worker in this
+    interpreter. variables: further ones; no SAM3D_ variable of this process gets there."""
     tree = Path(os.environ["COMFYUI_PATH"])
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / "comfyui-sam3d").symlink_to(PACK, target_is_directory=True)
@@ -132,8 +134,8 @@ def comfyui(base: Path, worker: str | None = None, *options: str) -> Iterator[Ho
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "SAM3D_WORKER_PYTHON": sys.executable}
-    environment.pop("SAM3D_WORKER_COMMAND", None)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SAM3D_")}
+    environment |= {"SAM3D_WORKER_PYTHON": sys.executable, **variables}
     environment.pop("COVERAGE_PROCESS_START", None)
     if worker is not None:
         environment["SAM3D_WORKER_COMMAND"] = worker

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -25,6 +26,7 @@ from comfyui_sam3d.nodes import NODE_CLASS_MAPPINGS
 from PIL import Image
 
 from comfy_host import STUB, Host, comfyui
+from factory_cli import cli
 
 PACK = Path(__file__).resolve().parent.parent
 GRAPHS = PACK / "example_workflows"
@@ -32,6 +34,7 @@ NAMES = sorted(p.stem for p in (GRAPHS / "api").glob("*.json"))
 
 pytestmark = pytest.mark.skipif("COMFYUI_PATH" not in os.environ, reason="COMFYUI_PATH names no ComfyUI")
 
+MOGE = "moge_2_vitl_normal_fp16.safetensors"
 BOX = (10, 20, 30, 40)  # top, left, bottom, right
 
 
@@ -59,10 +62,44 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """ComfyUI with the pack's own worker and the example pictures."""
-    with comfyui(tmp_path_factory.mktemp("real") / "base") as found:
+    """ComfyUI with the pack's own worker, the example pictures, a tiny MoGe for core's node, and no weights for the sam3d engine."""
+    base = tmp_path_factory.mktemp("real") / "base"
+    core_moge(base)
+    nowhere = {"SAM3D_WEIGHTS": str(base / "none")}
+    with comfyui(base, variables=nowhere) as found:
         fill(found)
         yield found
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """ComfyUI with tiny random weights for the sam3d engine where extra_model_paths.yaml says, and a MoGe for core's node."""
+    home = tmp_path_factory.mktemp("learned")
+    base, shared = home / "base", home / "shared models"
+    ran = cli("weights", "fake", shared / "sam3d", "--tiny", stub=False)
+    assert ran.code == 0, ran.err
+    core_moge(base)
+    paths = home / "extra_model_paths.yaml"
+    paths.write_text(json.dumps({"shared": {"base_path": str(shared), "sam3d": "sam3d"}}))  # JSON is YAML
+    variables = {"SAM3D_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    with comfyui(base, None, "--extra-model-paths-config", str(paths), variables=variables) as found:
+        fill(found)
+        yield found
+
+
+def core_moge(base: Path) -> None:
+    """A tiny MoGe that core's Load MoGe Model reads, under the name of core's own templates: it sees a shallow bowl before the camera."""
+    from comfyui_sam3d.vendor.moge import checkpoint
+    from comfyui_sam3d.vendor.moge.config import ViTSize
+    from comfyui_sam3d.worker.weights import fake
+    from safetensors.torch import save_file
+
+    # What core takes for granted: a head for each 64 channels, four layers, the published sizes of the head.
+    settings = {**fake.TINY_MOGE, "encoder": "core", "intermediate_layers": 4, "dim_proj": 512, "last_conv_channels": 32}
+    model = fake.fill(checkpoint.build(settings, ViTSize(width=64, depth=4, heads=1, native=518)), 0)
+    folder = base / "models" / "geometry_estimation"
+    folder.mkdir(parents=True)
+    save_file(model.state_dict(), folder / MOGE)
 
 
 def simple(seed: int = 0, image: str = "cut out 肉.png", **more: Any) -> dict[str, Any]:
@@ -324,19 +361,111 @@ def test_interrupt_of_the_real_worker(real: Host) -> None:
     assert real.run(again).messages[-1][1] == "execution_success"
 
 
+# -- the learned engine, from tiny random weights
+
+
+def two_objects(*, options: dict[str, Any], seed: int = 0, prefix: str = "t/learned") -> dict[str, Any]:
+    """Two masks of the campsite through the sam3d engine; node 4 is SAM3D Options."""
+    made = graph("sam3d_several_masks")
+    del made["4"], made["5"]
+    made["1"]["inputs"]["masks"] = "sam3d/campsite/0.png\nsam3d/campsite/1.png"
+    made["2"]["inputs"] |= {"engine": "sam3d", "seed": seed, "names": "mug, burger", "options": ["4", 0]}
+    made["3"]["inputs"] |= {"filename_prefix": prefix, "each_object": False}
+    made["4"] = {"class_type": "SAM3DOptions", "inputs": options}
+    return made
+
+
+QUICK = {"steps": 3, "latent_steps": 2, "face_budget": 600, "texture_size": "512"}
+
+
+def test_the_learned_engine(learned: Host) -> None:
+    """A picture and two masks -> one scene: GLB with two nodes, one splat PLY; each step is seen at the websocket; random weights are said."""
+    import trimesh
+    from plyfile import PlyData
+
+    made = two_objects(options=QUICK)
+    made["5"] = {"class_type": "SAM3DPreview", "inputs": {"scene": ["2", 0], "view": "still", "size": 128, "frames": 4}}
+    run = learned.run(made)
+    assert run.messages[-1][1] == "execution_success", run.of("execution_error")
+    values = [v["value"] / v["max"] for v in run.of("progress") if v["node"] == "2"]
+    assert len(values) >= 8 and values == sorted(values) and values[-1] == 1
+    assert run.of("picture"), "the voxels as a picture"
+    texts = "\n".join(run.of("text"))
+    assert "structure 0/6" in texts and "latents 0/4" in texts, texts  # three steps of two objects, two steps of two
+    assert "sam3d: 2 objects" in texts and "random weights" in texts
+    glb, ply = files(learned, run.outputs["3"]["3d"])
+    scene = trimesh.load(io.BytesIO(glb), file_type="glb")
+    assert set(scene.geometry) == {"mug", "burger"} and all(len(mesh.faces) <= 600 for mesh in scene.geometry.values())
+    assert all(mesh.visual.material.baseColorTexture.size == (512, 512) for mesh in scene.geometry.values())
+    assert PlyData.read(io.BytesIO(ply))["vertex"].count > 1000
+    (picture,) = files(learned, run.outputs["5"]["images"])
+    with Image.open(io.BytesIO(picture)) as shown:
+        assert len(shown.convert("RGB").resize((32, 32)).getcolors(1024) or ()) > 20
+
+    again = learned.run(two_objects(options={**QUICK, "mesh": "raw", "texture": "colors"}, prefix="t/raw"))
+    assert again.messages[-1][1] == "execution_success", again.of("execution_error")
+    assert "structure" not in "".join(again.of("text")), "what was sampled isn't sampled again"
+
+
+def test_interrupt_within_a_step_of_the_learned_engine(learned: Host) -> None:
+    with learned.listening() as run:
+        run.post(two_objects(options={**QUICK, "steps": 200, "latent_steps": 200}, seed=7))
+        while len(run.of("progress")) < 4:  # the host tells at most ten a second
+            assert not run.next()[0].startswith("execution_e"), error_of(run)
+            assert run.messages[-1][1] != "execution_success", run.of("text")
+        values = [v["value"] for v in run.of("progress")]
+        assert values == sorted(values) and re.search(r"(structure|latents) \d+/400", "".join(run.of("text")))
+        start = time.monotonic()
+        assert learned.post("/interrupt", {})[0] == 200
+        assert run.wait() == "execution_interrupted" and time.monotonic() - start < 2
+    assert "decode" not in "".join(run.of("text"))
+    start = time.monotonic()
+    assert learned.run(two_objects(options=QUICK, seed=8)).messages[-1][1] == "execution_success"
+    assert time.monotonic() - start < 40, "the same worker goes on"
+
+
+def test_cores_moge_makes_the_point_map(learned: Host) -> None:
+    made = two_objects(options=QUICK, seed=9)
+    made["5"] = {"class_type": "LoadMoGeModel", "inputs": {"model_name": MOGE}}
+    settings = {"resolution_level": 0, "fov_x_degrees": 0.0, "batch_size": 4, "force_projection": True, "apply_mask": True}
+    made["6"] = {"class_type": "MoGeInference", "inputs": {"moge_model": ["5", 0], "image": ["1", 0], **settings}}
+    made["2"]["inputs"]["moge_geometry"] = ["6", 0]
+    run = learned.run(made)
+    assert run.messages[-1][1] == "execution_success", error_of(run)
+    assert "structure" in "".join(run.of("text")) and "point map" not in "".join(run.of("text")), "the worker's own MoGe isn't asked"
+    made["1"]["inputs"] |= {"image": "sam3d/steak.png", "masks": ""}
+    made["2"]["inputs"]["names"] = "steak"
+    made["6"]["inputs"]["image"] = ["7", 0]
+    made["7"] = {"class_type": "LoadImage", "inputs": {"image": "sam3d/campsite/image.png"}}
+    assert "not the same view" in error_of(learned.run(made))
+
+
+@pytest.mark.skipif("COMFY_CLI" not in os.environ, reason="COMFY_CLI names no comfy-cli")
+def test_comfy_run_with_the_learned_engine(learned: Host, tmp_path: Path) -> None:
+    (tmp_path / "graph.json").write_text(json.dumps(two_objects(options=QUICK, seed=10, prefix="t/cli")))
+    answer = comfy_run(learned, tmp_path / "graph.json", tmp_path)
+    assert "cli_00001_.glb" in json.dumps(answer["data"]) and "cli_00001_.ply" in json.dumps(answer["data"])
+
+
+def comfy_run(host: Host, path: Path, home: Path) -> Any:
+    """`comfy run --wait` of a graph: its answer."""
+    port = host.url.rsplit(":", 1)[1]
+    command = [os.environ["COMFY_CLI"], "--skip-prompt", "--workspace", os.environ["COMFYUI_PATH"], "run", "--workflow", str(path)]
+    command += ["--host", "127.0.0.1", "--port", port, "--wait", "--timeout", "100"]
+    variables = {**os.environ, "HOME": str(home), "DO_NOT_TRACK": "1"}  # it keeps its state there
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert answer["ok"] is True
+    return answer
+
+
 @pytest.mark.skipif("COMFY_CLI" not in os.environ, reason="COMFY_CLI names no comfy-cli")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["api", "canvas"])
 def test_comfy_run(real: Host, tmp_path: Path, name: str, form: str) -> None:
     path = GRAPHS / "api" / f"{name}.json" if form == "api" else GRAPHS / f"{name}.json"
-    port = real.url.rsplit(":", 1)[1]
-    command = [os.environ["COMFY_CLI"], "--skip-prompt", "--workspace", os.environ["COMFYUI_PATH"], "run", "--workflow", str(path)]
-    command += ["--host", "127.0.0.1", "--port", port, "--wait", "--timeout", "100"]
-    home = {**os.environ, "HOME": str(tmp_path), "DO_NOT_TRACK": "1"}  # it keeps its state there
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer = json.loads(done.stdout.strip().splitlines()[-1])
-    assert answer["ok"] is True
+    answer = comfy_run(real, path, tmp_path)
     assert ".glb" in json.dumps(answer["data"])
 
 

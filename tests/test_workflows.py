@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from comfyui_sam3d.client import LocalBackend
+from comfyui_sam3d.contract.pointmaps import fov_intrinsics
 from comfyui_sam3d.nodes import NODE_CLASS_MAPPINGS, export, preview, reconstruct
 from comfyui_sam3d.nodes._backend import SharedBackend
 from PIL import Image
@@ -22,7 +24,13 @@ PACK = Path(__file__).resolve().parent.parent
 GRAPHS = PACK / "example_workflows"
 API = sorted((GRAPHS / "api").glob("*.json"))
 STUB = [sys.executable, str(Path(__file__).with_name("stub_worker.py"))]
-CORE = {"LoadImage": {"image"}, "Preview3D": {"model_file"}, "SaveGLB": {"mesh", "filename_prefix"}}  # allowed core nodes and their inputs
+CORE = {  # allowed core nodes and their inputs
+    "LoadImage": {"image"},
+    "Preview3D": {"model_file"},
+    "SaveGLB": {"mesh", "filename_prefix"},
+    "LoadMoGeModel": {"model_name"},
+    "MoGeInference": {"moge_model", "image", "resolution_level", "fov_x_degrees", "batch_size", "force_projection", "apply_mask"},
+}
 NOTES = {"MarkdownNote", "Note"}
 
 graphs = pytest.mark.parametrize("path", API, ids=lambda p: p.stem)
@@ -39,6 +47,28 @@ class StandInPreview3D:
 
     def show(self, model_file: str) -> dict[str, Any]:
         return {"ui": {"result": [model_file]}}
+
+
+class StandInLoadMoGeModel:
+    FUNCTION = "load"
+
+    def load(self, model_name: str) -> tuple[str]:
+        return (model_name,)
+
+
+class StandInMoGeInference:
+    """Stands in for core's Run MoGe Inference: every picture shows a wall two metres away."""
+
+    FUNCTION = "run"
+
+    def run(self, moge_model: str, image: Any, **_: Any) -> tuple[dict[str, Any]]:
+        pictures = np.asarray(image)
+        size = pictures.shape[1:3]
+        depth = np.full(pictures.shape[:3], 2, np.float32)
+        return ({"depth": depth, "intrinsics": np.stack([fov_intrinsics(60, size)] * len(depth)), "mask": depth > 0, "image": pictures},)
+
+
+STAND_INS = {"Preview3D": StandInPreview3D, "LoadMoGeModel": StandInLoadMoGeModel, "MoGeInference": StandInMoGeInference}
 
 
 def run_graph(graph: dict[str, Any], classes: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -95,7 +125,7 @@ def small(path: Path) -> dict[str, Any]:
 
 @graphs
 def test_runs(path: Path, examples: Path) -> None:
-    shown = run_graph(small(path), {**NODE_CLASS_MAPPINGS, "Preview3D": StandInPreview3D})
+    shown = run_graph(small(path), {**NODE_CLASS_MAPPINGS, **STAND_INS})
     entries = [entry for uis in shown.values() for ui in uis for key in ("3d", "images") for entry in ui.get(key, ())]
     assert {entry["type"] for entry in entries} == {"output", "temp"}
     for entry in entries:
@@ -107,11 +137,22 @@ def test_runs(path: Path, examples: Path) -> None:
 
 def test_what_each_graph_makes(examples: Path) -> None:
     for path in API:
-        run_graph(small(path), {**NODE_CLASS_MAPPINGS, "Preview3D": StandInPreview3D})
+        run_graph(small(path), {**NODE_CLASS_MAPPINGS, **STAND_INS})
     made = sorted(p.relative_to(examples / "output").as_posix() for p in (examples / "output").rglob("*.glb"))
     assert "3d/steak_00001_.glb" in made, "one object, named after its picture"
     assert "3d/campsite_00001_.glb" in made and "3d/campsite_00001_/objects/burger.glb" in made, "several masks, one scene and each alone"
-    assert len([name for name in made if name.count("/") == 1]) == 1 + 1 + 3, "the folder graph makes three"
+    assert "3d/campsite_options_00001_.glb" in made, "with the engine's options"
+    assert len([name for name in made if name.count("/") == 1]) == 1 + 1 + 1 + 3, "the folder graph makes three"
+
+
+def test_the_options_and_the_points_of_a_graph_reach_the_request(examples: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    backend = reconstruct.shared.reconstruct
+    monkeypatch.setattr(reconstruct.shared, "reconstruct", lambda request, progress: (seen.append(request), backend(request, progress))[1])
+    run_graph(small(GRAPHS / "api" / "sam3d_engine_options.json"), {**NODE_CLASS_MAPPINGS, **STAND_INS})
+    (request,) = seen
+    assert (request.face_budget, request.texture_size, request.sam3d.layout, request.sam3d.steps) == (8000, 512, True, None)
+    assert request.sam3d.pointmap.shape == request.image.shape and (request.sam3d.pointmap[..., 2] == 2).all()
 
 
 @graphs
