@@ -8,7 +8,6 @@ import os
 import secrets
 import socket
 from pathlib import Path
-from typing import Any
 
 from ...contract.errors import OptionError, SetupError
 from ..events import OK
@@ -41,13 +40,9 @@ def run(
     loopback = is_loopback(host)
     token, made = find_token(token_file, needed=not loopback and not insecure_no_auth)
     try:
-        import uvicorn
-
-        from ..server.app import make_app
         from ..server.gate import Access
         from ..server.limits import MIB, Limits
-        from ..server.protocol import protocol
-        from ..server.service import Service
+        from ..server.run import run as run_server
     except ImportError as problem:
         raise SetupError(f"The job server lacks a package: {problem.name}.", "Type: python install.py --layers base,server") from None
     limits = Limits(
@@ -59,13 +54,10 @@ def run(
         idle_unload=idle_unload,
     )
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    access = Access(token=token, loopback=loopback, hosts=allow_host, origins=allow_origin)
     with listen(host, port) as listener:
-        service = Service(data.absolute(), limits, slots)
-        app = make_app(service, Access(token=token, loopback=loopback, hosts=allow_host, origins=allow_origin))
         say_where(host, listener.getsockname()[1], token if made else None)
-        config: dict[str, Any] = {"timeout_graceful_shutdown": 5, "limit_concurrency": 1024, "server_header": False, "access_log": False}
-        uvicorn.Server(uvicorn.Config(app, log_config=None, http=protocol(limits.head_time), ws="none", **config)).run(sockets=[listener])
+        run_server(listener, data.absolute(), limits, slots, access)
     return OK
 
 

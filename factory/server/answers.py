@@ -49,8 +49,8 @@ log = logging.getLogger("sam3d.server")
 class Refused(HTTPException):
     """An error of ours in the middle of a body: FastAPI takes any other exception there for its own business."""
 
-    def __init__(self, problem: Sam3dError) -> None:
-        super().__init__(status_of(problem), str(problem))
+    def __init__(self, problem: Sam3dError, status: int | None = None) -> None:
+        super().__init__(status or status_of(problem), str(problem))
         self.problem = problem
 
 
@@ -86,7 +86,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(AnyHTTPException)
     async def plain(_: Request, problem: AnyHTTPException) -> Response:
         if isinstance(problem, Refused):
-            return answer(problem.problem)
+            return answer(problem.problem, problem.status_code)
         headers = dict(problem.headers or {})
         if problem.status_code == 404:
             return answer(NotFoundError("There is nothing at this address.", "docs/api.md lists the calls."), headers=headers)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
+from fastapi.openapi.utils import get_openapi
 
 from ...contract.version import VERSION
-from . import answers, page
-from .api import batches, health, images, jobs
+from . import answers, models, page
+from .api import batches, frames, health, images, jobs, reconstruct
 from .gate import Access, Gate
 from .service import Service
 from .views import V1
@@ -46,8 +48,9 @@ def make_app(service: Service, access: Access = EVERYBODY_HERE) -> FastAPI:
         openapi_url=f"{V1}/openapi.json",
         separate_input_output_schemas=False,
     )
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     app.state.service, app.state.access = service, access
-    for module in (health, images, jobs, batches):
+    for module in (health, images, jobs, frames, batches, reconstruct):
         app.include_router(module.routes, prefix=V1)
     app.add_api_route("/healthz", health.healthz, include_in_schema=False)
     app.add_api_route("/readyz", health.readyz, include_in_schema=False)
@@ -55,3 +58,15 @@ def make_app(service: Service, access: Access = EVERYBODY_HERE) -> FastAPI:
     answers.install(app)
     app.add_middleware(Gate, access=access, limits=service.limits)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """FastAPI's own description, and the body that `POST /reconstruct` reads by itself."""
+    if app.openapi_schema is None:
+        found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = found["components"]["schemas"]
+        own = models.InstantIn.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= {name: value for name, value in own.pop("$defs", {}).items() if name not in schemas}
+        schemas["InstantIn"] = own
+        app.openapi_schema = found
+    return app.openapi_schema

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from ...contract.errors import MaskError, MaskSizeError, OptionError
+from ...contract import messages
+from ...contract.errors import MaskError, MaskSizeError, OptionError, ProtocolError
 from ...contract.names import safe_filename, unique_filenames
-from . import models, params
+from . import models, params, work
 from .service import Service
 from .store import NewJob, Row
 
@@ -77,3 +79,20 @@ def again(service: Service, row: Row) -> NewJob:
 def digest_of(body: models.In) -> str:
     """What an Idempotency-Key stands for: the call's body, after defaults."""
     return params.digest(body.model_dump(mode="json"))
+
+
+def frame(service: Service, aside: Path, sha: str, name: str, priority: int) -> NewJob:
+    """A job for a request in the worker's own form, which lies in the spool and is moved into the vault. Raises ProtocolError or an InputError."""
+    message = work.read_message(aside)
+    kind = _FRAMED.get(type(message))
+    if kind is None:
+        raise ProtocolError(f"A {type(message).__name__} is no piece of work.")
+    key = params.digest({"frame": sha})
+    if isinstance(message, messages.Reconstruct):
+        _check_room(service, len(message.request.masks), (message.request.image.shape[1], message.request.image.shape[0]))
+        key = message.request.content_key()
+    service.vault.put("frame", sha, aside, {})
+    return NewJob(request_key=key, kind=kind, name=safe_filename(name), frame=sha, priority=priority)
+
+
+_FRAMED: dict[type, str] = {messages.Reconstruct: "reconstruct", messages.Prepare: "prepare", messages.Export: "export"}

@@ -181,3 +181,64 @@ class InfoOut(Out):
     segmenters: dict[str, str]
     storage: dict[str, int | None]
     thumbnail_widths: list[int]
+
+
+class InstantImage(In):
+    """type: base64; addresses and files of the server are not followed."""
+
+    type: Literal["base64"]
+    value: str = Field(description="A PNG, JPEG or WebP in base64, or a data URL of it.")
+
+
+class InstantIn(In):
+    """The request of Roboflow's guide, and `params` and `mask_kind` of ours. api_key, model_id: ignored."""
+
+    image: InstantImage
+    mask_input: Any = Field(
+        default=None,
+        description="In any form of docs/masks.md; lists of flat polygons are one object each. None: the picture's transparency.",
+    )
+    mask_kind: str | None = Field(default=None, max_length=20)
+    params: Parameters | None = None  # type: ignore[valid-type]
+    model_id: str | None = None
+    api_key: str | None = None
+    output_meshes: bool = True
+    output_scene: bool = True
+    with_mesh_postprocess: bool = True
+    with_texture_baking: bool = True
+    use_distillations: bool = False
+
+
+class InstantMetadata(Out):
+    """In the original's convention: docs/frames.md, "The published model's convention"."""
+
+    rotation: list[float]
+    translation: list[float]
+    scale: list[float]
+
+
+class InstantPose(Out):
+    """Ours: object to scene, glTF axes, quaternion w x y z."""
+
+    rotation: list[float]
+    translation: list[float]
+    scale: float
+
+
+class InstantObject(Out):
+    name: str
+    mesh_glb: str | None
+    gaussian_ply: str | None
+    metadata: InstantMetadata
+    pose: InstantPose
+
+
+class InstantOut(Out):
+    """Files in base64. time: seconds."""
+
+    mesh_glb: str | None
+    gaussian_ply: str | None
+    objects: list[InstantObject]
+    time: float
+    engine: str
+    job_id: JobId

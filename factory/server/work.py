@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...contract import messages
 from ...contract.backend import Backend, Reconstruction
-from ...contract.errors import EmptyMaskError, InputError, MaskError
+from ...contract.errors import EmptyMaskError, InputError, MaskError, ProtocolError
 from ...contract.frames import encode_frame, read_frame
 from ...contract.request import ReconstructRequest
 from ...contract.scene import Scene
@@ -63,17 +66,20 @@ def _rgba(vault: Vault, id: str) -> np.ndarray:
     return np.dstack([image, np.full(image.shape[:2], 255, np.uint8) if alpha is None else alpha])
 
 
-def read_message(vault: Vault, id: str) -> Any:
-    """The message of a frame in the vault. Raises a ProtocolError (no frame, no message) or InputError (its values)."""
-    with open(vault.path("frame", id), "rb", buffering=0) as file:
+def read_message(path: Path) -> Any:
+    """The message of a file that holds one frame. Raises ProtocolError."""
+    with open(path, "rb", buffering=0) as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(8)
+        if len(head) < 8 or struct.unpack("<Q", head)[0] != size - 8:  # before anything is made room for
+            raise ProtocolError("The body isn't one frame.")
+        file.seek(0)
         found = read_frame(file.readinto)
-    if found is None:
-        raise InputError("The request is empty.")
+    assert found is not None
     return messages.from_wire(*found, messages.FROM_CLIENT)
 
 
 def _framed(vault: Vault, row: Row) -> Work:
-    message = read_message(vault, row["frame"])
+    message = read_message(vault.path("frame", row["frame"]))
     if isinstance(message, messages.Reconstruct):
         request = message.request
         return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import File, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
+from starlette.datastructures import UploadFile as StarletteFile
 
 from ....contract.errors import TooLargeError
 from .. import models, pictures, views
@@ -66,7 +67,7 @@ async def get_mask(service: Serves, request: Request, id: models.Sha) -> Respons
     return picture(request, service.vault.path("mask", id), "image/png", id)
 
 
-async def body_of(service: Service, file: UploadFile) -> bytes:
+async def body_of(service: Service, file: StarletteFile) -> bytes:
     """An uploaded file's bytes. Raises TooLargeError."""
     data = await file.read(service.limits.max_body + 1)
     if len(data) > service.limits.max_body:

@@ -1,0 +1,157 @@
+"""Behind `POST /reconstruct`: what came becomes a job, its end is waited for, its files become the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import Request, Response
+from fastapi.responses import FileResponse
+from pydantic import ValidationError
+
+from ...contract import compat
+from ...contract.errors import ConflictError, ImageError, JobCancelled, NotFoundError, OptionError, Sam3dError, TimeLimitError
+from ...contract.scene import Pose
+from . import answers, archive, intake, models, pictures
+from .params import Parameters, given
+from .service import Service
+from .states import TERMINAL, Status
+from .store import Row
+
+_OURS = ("outputs", "space", "objects")  # what the answer needs to be as it is
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A job under way, and what its answer shall hold."""
+
+    job: str
+    meshes: bool = True
+    scene: bool = True
+
+
+def from_files(service: Service, files: Sequence[bytes], fields: Mapping[str, str]) -> Instant:
+    """files: the picture, then its masks. Raises a Sam3dError."""
+    try:
+        settings = given(Parameters.model_validate(json.loads(fields["params"]))) if fields.get("params") else {}
+    except (ValidationError, ValueError, RecursionError) as problem:
+        raise OptionError("`params` is no JSON object of parameters.", "docs/cli.md lists them.", detail=str(problem)) from None
+    with service.decoding:
+        image, alpha = pictures.decode(files[0], service.limits)
+        masks = [pictures.mask_of(data, image.shape[:2], service.limits) for data in files[1:]]
+        return _begin(service, image, alpha, masks, settings)
+
+
+def from_json(service: Service, body: models.InstantIn) -> Instant:
+    """Raises a Sam3dError."""
+    switches = {name: getattr(body, name) for name in ("with_mesh_postprocess", "with_texture_baking", "use_distillations")}
+    settings = {**compat.parameters(**switches), **given(body.params)}
+    with service.decoding:
+        image, alpha = pictures.decode(_base64(body.image.value), service.limits)
+        masks: list[np.ndarray] = []
+        if body.mask_input is not None:
+            found = compat.mask_input(body.mask_input, image.shape[:2], kind=body.mask_kind)
+            masks = [mask.astype(np.uint8) * 255 for mask in found]
+        return _begin(service, image, alpha, masks, settings, body.output_meshes, body.output_scene)
+
+
+def _begin(
+    service: Service,
+    image: np.ndarray,
+    alpha: np.ndarray | None,
+    masks: list[np.ndarray],
+    settings: dict[str, Any],
+    meshes: bool = True,
+    scene: bool = True,
+) -> Instant:
+    for name in _OURS:
+        if name in settings:
+            raise OptionError(f"{name} can't be chosen here.", "Make a job (POST /api/v1/jobs) for that.")
+    kept = pictures.keep_image(service.vault, image, alpha)
+    ids = [pictures.keep_mask(service.vault, mask, kept.id).id for mask in masks]
+    wanted = models.JobIn(image_id=kept.id, mask_ids=ids, params=Parameters(**settings, outputs=["glb", "ply"]))
+    new = intake.job(service, wanted)
+    row, _ = service.store.add(new, None, service.dispatcher.find(new.request_key))
+    return Instant(row["id"], meshes, scene)
+
+
+def _base64(text: str) -> bytes:
+    head, comma, rest = text.partition(",")
+    try:
+        return base64.b64decode("".join((rest if comma and head.startswith("data:") else text).split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError("image.value is no base64.", "Send a PNG, JPEG or WebP in base64, or a data URL of it.") from None
+
+
+async def wait(service: Service, request: Request, job: str) -> Row:
+    """Until the job has ended. A caller that goes away takes the job along. Raises the job's error."""
+    with service.hub.waiting(job) as changed:
+        while True:
+            changed.clear()
+            row = service.store.job(job)
+            if Status(row["status"]) in TERMINAL:
+                break
+            try:
+                await asyncio.wait_for(changed.wait(), 1.0)
+            except asyncio.TimeoutError:
+                if service.hub.closing.is_set() or await request.is_disconnected():
+                    _let_go(service, job)
+                    raise JobCancelled("Nobody waits for the job any more.") from None
+    if row["status"] == Status.SUCCEEDED:
+        return row
+    if row["status"] == Status.CANCELED:
+        raise JobCancelled("The job was cancelled.")
+    problem = Sam3dError.from_json(json.loads(row["error"]))
+    raise answers.Refused(problem, 504) if isinstance(problem, TimeLimitError) else problem
+
+
+def _let_go(service: Service, job: str) -> None:
+    try:
+        service.store.cancel(job)
+    except (ConflictError, NotFoundError):
+        pass  # it has ended in this moment
+
+
+def response(service: Service, row: Row, wanted: Instant, answer: str) -> Response:
+    """answer: json, glb or ply. The scene's files; in JSON also those of each object."""
+    headers = {"X-Job-Id": row["id"]}
+    if answer != "json":
+        path, _ = archive.file_of(service, row, "model.glb" if answer == "glb" else "splat.ply")
+        kind = "model/gltf-binary" if answer == "glb" else "application/octet-stream"
+        return FileResponse(path, media_type=kind, filename=path.name, headers=headers)
+    told = json.loads(row["outputs"])
+    objects = told["objects"]
+
+    def encoded(wanted: bool, name: str) -> str | None:
+        if not wanted or name not in told["files"]:
+            return None
+        return base64.b64encode(archive.file_of(service, row, name)[0].read_bytes()).decode()
+
+    def of_object(suffix: str, name: str) -> str:
+        return {"glb": "model.glb", "ply": "splat.ply"}[suffix] if len(objects) == 1 else f"objects/{name}.{suffix}"
+
+    found = [
+        models.InstantObject(
+            name=item["name"],
+            mesh_glb=encoded(wanted.meshes, of_object("glb", item["name"])),
+            gaussian_ply=encoded(True, of_object("ply", item["name"])),
+            metadata=models.InstantMetadata(**compat.metadata(Pose(**item["pose"]))),
+            pose=models.InstantPose(**item["pose"]),
+        )
+        for item in objects
+    ]
+    body = models.InstantOut(
+        mesh_glb=encoded(wanted.scene and wanted.meshes, "model.glb"),
+        gaussian_ply=encoded(wanted.scene, "splat.ply"),
+        objects=found,
+        time=row["seconds"] or 0.0,
+        engine=told["engine"],
+        job_id=row["id"],
+    )
+    return Response(body.model_dump_json(), media_type="application/json", headers=headers)

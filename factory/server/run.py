@@ -1,0 +1,34 @@
+"""uvicorn around the application, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from .app import make_app
+from .gate import Access
+from .limits import Limits
+from .protocol import protocol
+from .service import Service
+
+GRACE = 5  # seconds that calls under way get when the server is stopped
+
+
+def run(listener: socket.socket, data: Path, limits: Limits, environments: list[dict[str, str]], access: Access) -> None:
+    """Raises a Sam3dError where the data folder can't be used."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    app = make_app(Service(data, limits, environments), access)
+    config = uvicorn.Config(
+        app,
+        http=protocol(limits.head_time),
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=1024,
+        timeout_graceful_shutdown=GRACE,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
