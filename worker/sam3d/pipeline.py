@@ -6,6 +6,7 @@ allows. Out of memory: everything is freed and the step done again, by smaller b
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -223,6 +224,7 @@ class Pipeline:
     def _smaller(self, stage: str, count: int) -> None:
         """After running out of memory with `count` objects at once."""
         self._decoded = None
+        gc.collect()  # what ran out may be held by a circle of objects
         if count > 1:
             self.most[stage] = count // 2
             self.networks.release()
