@@ -81,7 +81,7 @@ class FileOut(Out):
 
 
 class JobOut(Out):
-    """A job. progress: 0 to 1, of the whole job. queue_position: jobs before it, while it waits. result: engine, seed, objects with their poses, camera, timings, warnings."""
+    """A job. progress: 0 to 1, of the whole job. queue_position: jobs before it, while it waits. result: engine, seed, objects with their poses, camera, timings, warnings, and the seconds that it took when it was made."""
 
     id: JobId
     kind: Literal["reconstruct", "prepare", "export"]

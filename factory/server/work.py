@@ -111,5 +111,5 @@ def _written(place: output.Place, files: dict[str, Any], meta: dict[str, Any]) -
 
 def summary(meta: dict[str, Any]) -> dict[str, Any]:
     """What a job says of its result: meta.json without what the job says already."""
-    kept = ("engine", "seed", "objects", "camera", "warnings", "timings", "files")
+    kept = ("engine", "seed", "objects", "camera", "warnings", "timings", "seconds", "files")
     return {key: meta[key] for key in kept if key in meta}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import File, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
+from pydantic import AfterValidator, WithJsonSchema
 from starlette.datastructures import UploadFile as StarletteFile
 
 from ....contract.errors import TooLargeError
@@ -18,7 +19,15 @@ from . import Serves, router
 routes = router("pictures")
 _PNG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}, "image/webp": {}}, "description": "The picture."}}
 _FOREVER = "private, max-age=31536000, immutable"
-Width = Literal[128, 256, 512, 1024]
+
+
+def _known(width: int) -> int:
+    if width not in pictures.WIDTHS:
+        raise ValueError(f"Input should be one of {', '.join(map(str, pictures.WIDTHS))}")
+    return width
+
+
+Width = Annotated[int, AfterValidator(_known), WithJsonSchema({"enum": list(pictures.WIDTHS), "type": "integer"})]
 
 
 @routes.post("/images", status_code=201, responses={200: {"model": models.ImageOut, "description": "It was there already."}})
