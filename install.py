@@ -1,10 +1,11 @@
 """Builds `_env/`, the isolated environment that the worker runs in. ComfyUI-Manager runs this file; you can too, as often as you like.
 
-    python install.py                      the layer `base`: the draft engine, the nodes' worker, the command line
-    python install.py --layers base,model  more layers (base, model, video, server, dev; see environment/README.md)
-    python install.py --rebuild            from nothing
+    python install.py                       what this machine is good for: the GPU decides (docs/install.md)
+    python install.py --layers video        more layers (base, model, video, server, dev; see environment/README.md)
+    python install.py plan | status | doctor | repair | uninstall
+    python install.py --help
 
-Nothing is installed into the Python that runs it. Exit codes: 0 ready, 2 wrong usage, 3 failed (what happened and what to do is printed), 130 interrupted.
+Nothing is installed into the Python that runs it. The work is in environment/.
 """
 
 import os
@@ -19,34 +20,11 @@ if sys.version_info < (3, 9):  # noqa: UP036 - whatever Python the host has
 ROOT = os.path.dirname(os.path.realpath(__file__))
 sys.path.insert(0, ROOT)
 
-
-def main(argv):
-    import argparse
-
-    from environment import build, journal
-    from environment.uv import InstallError
-
-    parser = argparse.ArgumentParser(prog="install.py", description="Builds _env/, the isolated environment that the worker runs in.")
-    parser.add_argument("--layers", default="base", help="comma-separated, out of: " + ", ".join(journal.LAYERS))
-    parser.add_argument("--rebuild", action="store_true", help="build again from nothing")
-    options = parser.parse_args(argv)
-    layers = tuple(("base," + options.layers).split(","))
-    if set(layers) - set(journal.LAYERS):
-        parser.error("--layers: choose out of " + ", ".join(journal.LAYERS))
-    if os.environ.get("SAM3D_WORKER_PYTHON"):
-        print("install: SAM3D_WORKER_PYTHON is set, so nothing is built: the worker runs in " + os.environ["SAM3D_WORKER_PYTHON"])
-        return 0
-    try:
-        build.ensure(ROOT, layers, lambda line: print("install: " + line, flush=True), rebuild=options.rebuild)
-    except InstallError as error:
-        print("install: ERROR " + error.message + "\n         " + error.hint, file=sys.stderr, flush=True)
-        return 3
-    return 0
-
-
 if __name__ == "__main__":
+    from environment.commands import main
+
     try:
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(main(ROOT, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.stderr.write("install: interrupted\n")
         sys.exit(130)

@@ -1,6 +1,7 @@
 """What an `_env/` says of itself: `.sam3d_ready.json`, written last, and whether it is still true. Kept small: every start reads it.
 
-    {"schema": 1, "layers": ["base"], "profile": "cpu", "python": "3.11.7", "pack": "0.1.0", "root": "...", "inputs_sha256": "...", ...}
+    {"schema": 1, "layers": ["base"], "profile": "cpu", "asked": "auto", "engine": "uv", "with": [], "python": "3.11.7", "pack": "0.1.0", "root": "...",
+     "inputs_sha256": "...", ...}
 
 An environment without this file is not ready, whatever else it holds: an installer that was killed leaves packages that look
 installed and are not. The name is also known to client/, which starts no worker from an environment that lacks it.
@@ -8,8 +9,6 @@ installed and are not. The name is also known to client/, which starts no worker
 
 from __future__ import annotations
 
-import csv
-import glob
 import hashlib
 import json
 import os
@@ -18,7 +17,6 @@ from typing import Any
 
 SCHEMA = 1
 LAYERS = ("base", "model", "video", "server", "dev")  # environment/<layer>.txt
-PROFILE = "cpu"  # until profiles for GPUs are built
 READY = ".sam3d_ready.json"
 BUILDING = ".sam3d_building.json"
 
@@ -32,7 +30,11 @@ def env_dir(root: str) -> str:
 
 
 def env_python(env: str) -> str:
-    return os.path.join(env, "Scripts", "python.exe") if os.name == "nt" else os.path.join(env, "bin", "python")
+    """Its interpreter: on Windows a virtual environment has it in Scripts, a conda prefix at the top."""
+    if os.name != "nt":
+        return os.path.join(env, "bin", "python")
+    scripts = os.path.join(env, "Scripts", "python.exe")
+    return scripts if os.path.exists(scripts) else os.path.join(env, "python.exe")
 
 
 def read(env: str, name: str = READY) -> dict[str, Any] | None:
@@ -55,12 +57,16 @@ def write(env: str, record: dict[str, Any], name: str = READY) -> None:
     os.replace(path + ".tmp", path)
 
 
-def inputs_sha256(root: str, layers: list[str]) -> str:
-    """One hash over everything that decides what is in an environment of these layers."""
+def inputs_sha256(root: str, layers: list[str], profile: str = "cpu") -> str:
+    """One hash over everything that decides what is in an environment of these layers and this profile."""
+    folder = os.path.join(root, "environment")
     digest = hashlib.sha256(f"schema {SCHEMA}\n".encode())
-    for layer in sorted(layers):
-        with open(os.path.join(root, "environment", layer + ".txt"), encoding="utf-8") as file:
-            digest.update(f"== {layer}\n{file.read()}".encode())
+    with open(os.path.join(folder, "profiles.json"), encoding="utf-8") as file:
+        entry = json.load(file)["profiles"][profile]
+    digest.update(json.dumps(entry, sort_keys=True).encode())
+    for name in (*(layer + ".txt" for layer in sorted(layers)), entry["environment"], f"constraints.{profile}.txt", "requirements_env.txt"):
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            digest.update(f"== {name}\n{file.read()}".encode())
     keep = False
     with open(os.path.join(root, "pyproject.toml"), encoding="utf-8") as file:
         for line in file:
@@ -72,49 +78,25 @@ def inputs_sha256(root: str, layers: list[str]) -> str:
     return digest.hexdigest()
 
 
-def state(root: str, layers: tuple[str, ...] | list[str]) -> tuple[str, str]:
-    """("ready" | "lacks" | "stale" | "missing", why) of the environment of `root`, for a command that needs `layers`."""
+def state(root: str, layers: list[str] | tuple[str, ...], profile: str = "", extras: tuple[str, ...] | list[str] = ()) -> tuple[str, str]:
+    """("ready" | "lacks" | "stale" | "missing", why) of the environment of `root`, for whoever needs `layers` and the optional packages `extras`.
+
+    profile: the one that is wanted, "" for whichever is there.
+    """
     env = env_dir(root)
     record = read(env)
     if record is None or not os.path.exists(env_python(env)):
         return "missing", "it is not there" if not os.path.isdir(env) else "its last build did not end"
-    has = record.get("layers", [])
+    has, its = record.get("layers", []), record.get("profile", "cpu")
     if record.get("root") != root:
         return "stale", "the folder was moved"
-    if any(layer not in LAYERS for layer in has) or record.get("inputs_sha256") != inputs_sha256(root, has):
+    if profile and its != profile:
+        return "stale", f"it has profile {its}, wanted is {profile}"
+    try:
+        current = inputs_sha256(root, has, its)
+    except (OSError, KeyError):  # a layer or a profile that there is no longer
+        current = ""
+    if record.get("inputs_sha256") != current:
         return "stale", "what goes into it has changed"
-    lacking = [layer for layer in layers if layer not in has]
+    lacking = [name for name in layers if name not in has] + [name for name in extras if name not in record.get("with", [])]
     return ("lacks", "it lacks " + " and ".join(lacking)) if lacking else ("ready", "")
-
-
-def packages(env: str) -> set[str]:
-    """The `*.dist-info` folders of an environment: one for each package and version that is in it, or looks so."""
-    where = "Lib" if os.name == "nt" else os.path.join("lib", "python3*")
-    return set(glob.glob(os.path.join(glob.escape(env), where, "site-packages", "*.dist-info")))
-
-
-def audit(env: str) -> tuple[int, list[str]]:
-    """(files that the installed packages list, those of them that are missing or cut short), by every RECORD.
-
-    A package whose RECORD itself is missing counts as broken.
-    """
-    count, broken = 0, []
-    for info in packages(env):
-        site = os.path.dirname(info)
-        try:
-            with open(os.path.join(info, "RECORD"), encoding="utf-8", newline="") as file:
-                rows = list(csv.reader(file))
-        except OSError:
-            broken.append(os.path.join(info, "RECORD"))
-            continue
-        for row in rows:
-            count += 1
-            path = os.path.join(site, row[0])
-            try:
-                size = os.stat(path).st_size
-            except OSError:
-                broken.append(path)
-                continue
-            if len(row) > 2 and row[2].isdigit() and int(row[2]) != size:
-                broken.append(path)
-    return count, broken

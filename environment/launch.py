@@ -1,7 +1,7 @@
 """The step from `python sam3d.py COMMAND ...` into `_env/`: what the command needs, then the command itself.
 
 On POSIX this process becomes the command (exec), so that signals and exit codes are its own. On Windows it waits for it.
-`build` is imported only when there is something to build: a warm start costs a few milliseconds.
+`transaction` is imported only when there is something to build: a warm start costs a few milliseconds.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ def say(line: str) -> None:
 def _env_python(root: str, layers: tuple[str, ...]) -> str | None:
     """The Python of a ready `_env/`, built now if need be; None when that failed, which has then been said."""
     if journal.state(root, layers)[0] != "ready":
-        from .build import ensure
-        from .uv import InstallError
+        from .errors import InstallError
+        from .settings import from_environment
+        from .transaction import ensure
 
         try:
-            ensure(root, layers, say)
+            ensure(root, from_environment(layers=layers, launcher=True), say)
         except InstallError as error:
-            say(f"ERROR {error.message}")
+            say(f"ERROR {error.message} [{error.code}]")
             say(f"      {error.hint}")
             return None
     return journal.env_python(journal.env_dir(root))

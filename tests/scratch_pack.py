@@ -29,6 +29,13 @@ if "--wait" in sys.argv:
 sys.exit(int(os.environ.get("STUB_EXIT", "0")))
 """
 
+# The Python of a fake environment: the one that runs the tests. What the installer asks of each package it answers by itself; FAKE_PROBE holds
+# another answer for all of them.
+INTERPRETER = """#!/bin/sh
+case "$*" in *probes.py*) echo "${{FAKE_PROBE:-{{\\"state\\": \\"ok\\", \\"version\\": \\"1\\", \\"text\\": \\"12.8\\"}}}}"; exit;; esac
+exec "{python}" "$@"
+"""
+
 FAKE = """#!{python}
 import json, os, sys, time
 from pathlib import Path
@@ -46,7 +53,7 @@ for word, text in json.loads(os.environ.get("FAKE_UV_FAIL", "{{}}")).items():
 if args[0] == "venv":
     env = Path(next(a for a in args if a.endswith("_env")))
     (env / "bin").mkdir(parents=True)
-    (env / "bin/python").write_text('#!/bin/sh\\nexec "{python}" "$@"\\n')
+    (env / "bin/python").write_text({interpreter!r})
     (env / "bin/python").chmod(0o755)
     (env / "lib/python3.11/site-packages").mkdir(parents=True)
 else:
@@ -67,6 +74,7 @@ def user_environment(**variables: str | None) -> dict[str, str]:
     """The environment of a user who has set nothing of ours, but for `variables` (None: unset)."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("COVERAGE_", "COV_", "PYTEST_", "SAM3D_", "UV_"))}
     env["SAM3D_UV"] = str(real_uv())
+    env["SAM3D_CONDA_CHANNEL_ALIAS"] = "file:///no/such/channel"  # no test asks a server: where none answers, uv alone builds
     for key, value in variables.items():
         if value is None:
             env.pop(key, None)
@@ -100,12 +108,15 @@ class ScratchPack:
             ".gitignore",
             "__init__.py",
             "contract/version.py",
+            "contract/errors.py",
+            "vendor/__init__.py",
         ):
             self.write(name, (PACK / name).read_text(encoding="utf-8"))
         for name in ("contract/__init__.py", "factory/__init__.py"):
             self.write(name, "")
         self.write("factory/cli.py", STUB)
-        shutil.copytree(PACK / "environment", self.root / "environment", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("environment", "vendor/moge"):
+            shutil.copytree(PACK / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
 
     def write(self, name: str, text: str) -> None:
         path = self.root / name
@@ -146,6 +157,7 @@ class ScratchPack:
             {
                 "schema": journal.SCHEMA,
                 "layers": list(layers),
+                "profile": "cpu",
                 "root": str(self.root),
                 "inputs_sha256": journal.inputs_sha256(str(self.root), list(layers)),
             },
@@ -156,7 +168,7 @@ class FakeUv:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "uv"
         self.log = folder / "uv.log"
-        self.path.write_text(FAKE.format(python=sys.executable))
+        self.path.write_text(FAKE.format(python=sys.executable, interpreter=INTERPRETER.format(python=sys.executable)))
         self.path.chmod(0o755)
 
     def variables(self, **more: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from comfyui_sam3d.environment import build, journal, uv
+from comfyui_sam3d.environment import audit, checks, errors, journal, settings, transaction
 
 from .scratch_pack import FakeUv, ScratchPack, pairs, posix, user_python, wait_for
 
@@ -177,9 +177,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 def test_a_full_disk_is_told_before_anything_is_done(pack: ScratchPack, fake: FakeUv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3D_UV", str(fake.path))
     monkeypatch.setenv("FAKE_UV_LOG", str(fake.log))
-    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10 * 2**20))  # type: ignore[attr-defined]
-    with pytest.raises(uv.InstallError, match="The disk is full: about 400 MB"):
-        build.ensure(str(pack.root), ("base",), lambda line: None)
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10 * 2**20))  # type: ignore[attr-defined]
+    with pytest.raises(errors.InstallError, match="The disk is full: about 650 MB") as caught:
+        transaction.ensure(str(pack.root), settings.Settings(launcher=True), lambda line: None)
+    assert caught.value.code == "E_DISK"
     assert fake.calls() == [] and not pack.env.exists()
 
 
@@ -189,10 +190,10 @@ def test_the_audit_sees_what_is_missing_or_cut_short(tmp_path: Path) -> None:
     info.mkdir(parents=True)
     (site / "thing.py").write_text("abc")
     (info / "RECORD").write_text('thing.py,sha256=x,3\n"with, comma.py",,\nthing-1.0.dist-info/RECORD,,\n')
-    assert journal.audit(str(tmp_path)) == (3, [str(site / "with, comma.py")])
+    assert audit.audit(str(tmp_path)) == (3, [str(site / "with, comma.py")])
     (site / "with, comma.py").touch()
-    assert journal.audit(str(tmp_path)) == (3, [])
+    assert audit.audit(str(tmp_path)) == (3, [])
     (site / "thing.py").write_text("ab")
-    assert journal.audit(str(tmp_path)) == (3, [str(site / "thing.py")])
+    assert audit.audit(str(tmp_path)) == (3, [str(site / "thing.py")])
     (info / "RECORD").unlink()
-    assert journal.audit(str(tmp_path)) == (0, [str(info / "RECORD")])
+    assert audit.audit(str(tmp_path)) == (0, [str(info / "RECORD")])

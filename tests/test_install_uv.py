@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from comfyui_sam3d.environment import torch_build, uv
+from comfyui_sam3d.environment import download, errors, process, uv
 
 from .scratch_pack import PACK, FakeUv, ScratchPack, pairs, posix, skip_without_registry, user_python
 
@@ -64,8 +64,8 @@ def test_pip_variables_become_flags_and_nothing_leaks(pack: ScratchPack, fake: F
 def test_without_pip_variables_uv_keeps_its_defaults() -> None:
     assert uv.index_flags({}) == [] and uv.cache_flags({}) == []
     assert uv.index_flags({"PIP_INDEX_URL": "", "PIP_FIND_LINKS": " "}) == []
-    assert "SSL_CERT_FILE" not in uv.child_environment({"PIP_CERT": ""})
-    assert uv.child_environment({"pythonpath": "x", "uv_offline": "1"}).keys() == {"PYTHONUTF8", "UV_HTTP_TIMEOUT"}
+    assert "SSL_CERT_FILE" not in process.child_environment({"PIP_CERT": ""})
+    assert process.child_environment({"pythonpath": "x", "uv_offline": "1"}).keys() == {"PYTHONUTF8", "UV_HTTP_TIMEOUT"}
 
 
 @posix
@@ -75,7 +75,7 @@ def test_where_uv_is_looked_for(fake: FakeUv, tmp_path: Path, monkeypatch: pytes
     assert uv.find(str(tmp_path), said.append) == (str(fake.path), "0.13.9", "SAM3D_UV")
     for wrong in ("/no/such/uv", sys.executable, str(tmp_path)):
         monkeypatch.setenv("SAM3D_UV", wrong)
-        with pytest.raises(uv.InstallError, match="SAM3D_UV is"):
+        with pytest.raises(errors.InstallError, match="SAM3D_UV is"):
             uv.find(str(tmp_path), said.append)
     monkeypatch.delenv("SAM3D_UV")
     monkeypatch.setattr(uv.importlib.util, "find_spec", lambda name: None)
@@ -89,7 +89,7 @@ def test_where_uv_is_looked_for(fake: FakeUv, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "bin" / "uv").write_text("#!/bin/sh\necho uv 0.1.0\n")  # too old: the next place counts
     assert uv.find(str(tmp_path), said.append).source == "PATH"
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(uv.InstallError, match="no pip"):
+    with pytest.raises(errors.InstallError, match="no pip"):
         uv.find(str(PACK), said.append) if not (PACK / "_tools").exists() else uv._fetch(str(copy_of_pin(tmp_path)), said.append)
 
 
@@ -132,7 +132,7 @@ def test_uv_is_fetched_when_there_is_none(pack: ScratchPack) -> None:
     ],
 )
 def test_what_uv_says_is_told_in_a_sentence(output: str, says: str, network: bool) -> None:
-    error = uv.explain(output, 2, "install.log")
+    error = errors.explain("uv", output, 2, "install.log")
     assert says in error.message and output.splitlines()[-1].strip() in error.message
     assert error.network == network and "install.log" in error.hint
 
@@ -187,8 +187,9 @@ def index() -> Iterator[str]:
 
 @linux
 def test_torch_from_the_cpu_index(pack: ScratchPack, fake: FakeUv, index: str) -> None:
-    pack.write("environment/torch_index.txt", f"# a comment\ncpu {index}/\n")
-    done = pack.run("install.py", "--layers", "model", **fake.variables(PIP_FIND_LINKS=None, NO_PROXY="127.0.0.1"))
+    done = pack.run(
+        "install.py", "--layers", "model", **fake.variables(PIP_FIND_LINKS=None, SAM3D_TORCH_INDEX=index + "/", NO_PROXY="127.0.0.1")
+    )
     assert done.returncode == 0, done.stderr
     torch, _ = fake.installs()
     assert pairs(torch, "--default-index") == [index] and any(word.startswith("torch>=") for word in torch)
@@ -197,12 +198,16 @@ def test_torch_from_the_cpu_index(pack: ScratchPack, fake: FakeUv, index: str) -
 
 @linux
 def test_torch_from_the_registry_where_nothing_else_answers(pack: ScratchPack, fake: FakeUv, tmp_path: Path) -> None:
-    pack.write("environment/torch_index.txt", f"cpu http://{SILENT}/cpu\n")
     tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
     (tmp_path / f"torch-2.13.0+cpu-{tag}-{tag}-wrong_platform.whl").touch()
     refused = json.dumps({"--no-index": "error: torch has no wheels with a matching platform tag"})
     done = pack.run(
-        "install.py", "--layers", "model", **fake.variables(PIP_FIND_LINKS=str(tmp_path), FAKE_UV_FAIL=refused, NO_PROXY="127.0.0.1")
+        "install.py",
+        "--layers",
+        "model",
+        **fake.variables(
+            PIP_FIND_LINKS=str(tmp_path), FAKE_UV_FAIL=refused, SAM3D_TORCH_INDEX=f"http://{SILENT}/cpu", NO_PROXY="127.0.0.1"
+        ),
     )
     assert done.returncode == 0, done.stderr
     assert "not from a wheel in PIP_FIND_LINKS: A package has no wheel" in done.stdout
@@ -212,7 +217,7 @@ def test_torch_from_the_registry_where_nothing_else_answers(pack: ScratchPack, f
 def test_an_index_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 
-    monkeypatch.setattr(torch_build, "PATIENCE", 0.3)
+    monkeypatch.setattr(download, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, says nothing
-        assert not torch_build.answers(f"http://127.0.0.1:{server.getsockname()[1]}/torch/")
-    assert not torch_build.answers("no address")
+        assert not download.answers(f"http://127.0.0.1:{server.getsockname()[1]}/torch/")
+    assert not download.answers("no address")

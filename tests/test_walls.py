@@ -18,7 +18,9 @@ WALLS: dict[str, set[str]] = {
     "factory/server": {"client", "contract", "factory"},
     "client": {"contract"},
     "contract": set(),
-    "environment": set(),
+    "environment": {"environment/probes"},
+    "environment/probes": set(),  # run by the worker's Python
+    "environment/engines/rattler_child": set(),  # run by the Python of a tool
     "worker": {"contract", "worker/job", "worker/engines", "worker/geometry", "worker/cache"},
     "worker/job": {"contract"},  # what engines see of a job: progress out, cancellation in
     "worker/engines": {"contract", "worker/job", "worker/draft", "worker/geometry", "worker/engines/sam3d", "worker/weights"},
@@ -61,6 +63,8 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "factory": ({"numpy", "click", "typer", "rich"}, {"PIL", "cv2", "modal", "ray", "numpy"}),
     "factory/server": ({"numpy", "fastapi", "starlette", "pydantic", "uvicorn"}, {"PIL"}),
     "environment": (set(), {"uv"}),  # to find its program beside the running Python
+    "environment/probes": (set(), {"numpy", "torch", "torchvision", "pytorch3d", "spconv", "xformers"}),
+    "environment/engines/rattler_child": (set(), {"rattler"}),
     "worker": ({"numpy"}, {"PIL", "scipy"}),
     "worker/job": ({"numpy"}, set()),
     "worker/engines": ({"numpy"}, {"PIL", "scipy"}),
