@@ -57,7 +57,7 @@ def test_from_nothing_to_verified(tiny, variables):
 
 def test_nothing_there(tmp_path, variables):
     ran = cli("weights", "status", "--folder", tmp_path / "none", stub=False, variables=variables)
-    assert ran.code == 1 and "!!  pipeline.yaml" in ran.out and "sam3d weights fetch" in ran.out
+    assert ran.code == 1 and "!!  pipeline.yaml" in ran.out and "sam3d.py weights fetch" in ran.out
     ran = cli("weights", "fetch", "--folder", tmp_path / "none", stub=False, variables={**variables, "HF_HUB_OFFLINE": "1"})
     assert ran.code == 3 and "HF_HUB_OFFLINE is set: nothing is fetched" in ran.err and not (tmp_path / "none").exists()
 
@@ -123,7 +123,7 @@ def test_wrong_usage():
 def test_doctor_says_what_the_learned_engine_lacks(tmp_path, variables):
     ran = cli("doctor", "--out", tmp_path, stub=False, variables=variables)
     assert ran.code == 0 and "sam3d packages" in ran.out and "sam3d gpu" in ran.out and "sam3d operations" in ran.out
-    assert "note   sam3d weights" in ran.out and "Type: sam3d weights fetch" in ran.out
+    assert "note   sam3d weights" in ran.out and "Type: python sam3d.py weights fetch" in ran.out
 
 
 def looked(monkeypatch: pytest.MonkeyPatch, folder: Path) -> dict[str, tuple[str, str, str]]:
@@ -138,7 +138,7 @@ def test_what_doctor_says_of_weights(tiny, tmp_path, monkeypatch):
     (copy / "fake.json").unlink()
     for path in copy.rglob("*.safetensors"):
         path.unlink()
-    assert looked(monkeypatch, copy)["weights"][2] == "Type: sam3d weights convert"
+    assert looked(monkeypatch, copy)["weights"][2] == "Type: python sam3d.py weights convert"
     shutil.move(copy / "moge", tmp_path / "elsewhere")
     assert "weights of MoGe" in looked(monkeypatch, copy)["weights"][1]
     shutil.move(tmp_path / "elsewhere", copy / "moge")

@@ -429,9 +429,9 @@ def test_a_folder_that_isnt_whole_says_what_lacks(official, tmp_path, monkeypatc
     (official / "ss_decoder.ckpt").unlink()
     (official / "slat_generator.yaml").unlink()
     monkeypatch.setenv("SAM3D_MODELS", str(official))
-    with pytest.raises(SetupError, match=r"aren't whole: ss_decoder\.ckpt, slat_generator\.yaml lack\.") as caught:
+    with pytest.raises(SetupError, match=r"aren't whole: ss_decoder\.ckpt, slat_generator\.yaml are missing\.") as caught:
         locate.find()
-    assert "sam3d weights fetch" in caught.value.hint and locate.nearest() == official and not locate.ready()
+    assert "sam3d.py weights fetch" in caught.value.hint and locate.nearest() == official and not locate.ready()
 
 
 def test_ready_is_cheap_and_true(official, monkeypatch):

@@ -22,6 +22,9 @@ NEEDED = {"torch": "torch", "safetensors": "safetensors", "yaml": "pyyaml"}
 USEFUL = {"fast_simplification": "fast-simplification", "xatlas": "xatlas", "huggingface_hub": "huggingface_hub", "triton": "triton"}
 LAYER = "Type: python install.py --layers model"
 Check = tuple[str, str, str, str]  # name, state, text, hint
+_NO_GPU: Check = (
+    "gpu", "note", "none: the sam3d engine takes many minutes an object on a CPU", "Use a machine with an NVIDIA GPU; the draft engine needs none.",
+)  # fmt: skip
 
 
 def checks() -> Iterator[Check]:
@@ -31,7 +34,7 @@ def checks() -> Iterator[Check]:
         yield from _device()
     else:
         seen = _driver()
-        yield ("gpu", "note", f"the NVIDIA driver {seen} is there" if seen else "none seen", "" if seen else "The draft engine needs none.")
+        yield ("gpu", "note", f"the NVIDIA driver {seen} is there", "") if seen else _NO_GPU
     yield _weights(lacking)
 
 
@@ -90,7 +93,7 @@ def _device() -> Iterator[Check]:
             "Install NVIDIA's newest driver.",
         )
     else:
-        yield ("gpu", "note", "none: the sam3d engine takes many minutes an object on a CPU", "The draft engine needs none.")
+        yield _NO_GPU
     try:
         backends.check(device)
     except Sam3dError as problem:
@@ -135,7 +138,7 @@ def _weights(lacking: list[str]) -> Check:
             "weights",
             "note",
             problem.message.replace("\n  ", " "),
-            "Type: sam3d weights fetch   (until then `auto` takes the draft engine)",
+            "Type: python sam3d.py weights fetch   (13 GB; it needs a free account and Meta's consent, and explains how)\nUntil then `auto` takes the draft engine.",
         )
     moge = locate.find_moge(folder)
     if moge is None:
@@ -158,7 +161,7 @@ def _weights(lacking: list[str]) -> Check:
         )
     slow = [network.stem for network in layout.NETWORKS if (path := network.there(folder)) and path.suffix != ".safetensors"]
     if slow or status.stale(folder):
-        return ("weights", "note", f"in {folder}, not converted: each start reads twice as much", "Type: sam3d weights convert")
+        return ("weights", "note", f"in {folder}, not converted: each start reads twice as much", "Type: python sam3d.py weights convert")
     return ("weights", "ok", f"in {folder}", "")
 
 

@@ -46,7 +46,7 @@ def _do(given: argparse.Namespace, report: Report) -> bool:
             from . import config
 
             config.architecture_of(folder)
-            text = f"{len(fetched) or 'no'} file{'' if len(fetched) == 1 else 's'} fetched; next: sam3d weights convert (once, for a fast start)"
+            text = f"{len(fetched) or 'no'} file{'' if len(fetched) == 1 else 's'} fetched; next: python sam3d.py weights convert (once, for a fast start)"
     elif given.verb == "status":
         from .status import status
 
@@ -54,7 +54,7 @@ def _do(given: argparse.Namespace, report: Report) -> bool:
         ok = status(folder, report)
         looked = ", ".join(str(path) for path in dict.fromkeys(locate.places(given.folder)))
         random = "; these are random weights (sam3d weights fake)" if (folder / layout.FAKE_FILE).is_file() else ""
-        text = f"the sam3d engine can run{random}" if ok else f"not whole: type sam3d weights fetch. Looked in {looked}"
+        text = f"the sam3d engine can run{random}" if ok else f"not whole: type python sam3d.py weights fetch. Looked in {looked}"
     elif given.verb == "verify":
         from .verify import verify
 

@@ -20,7 +20,7 @@ from . import layout
 
 Tree = dict[str, Any]
 _VITS = {"sam3d_tiny": TINY.vit, "dinov2_vitl14_reg": Architecture().vit}  # name in the files -> sizes
-_AGAIN = "Fetch the official files again (sam3d weights fetch), or use the version of this pack that goes with these."
+_AGAIN = "Fetch the official files again (python sam3d.py weights fetch), or use the version of this pack that goes with these."
 
 # What the released files don't say because it is the default; a file that says something else describes another model.
 SILENT: dict[str, Tree] = {
@@ -48,7 +48,7 @@ def read(path: Path) -> Tree:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise SetupError(f"{path} can't be read: {problem.strerror or problem}.", "Type: sam3d weights fetch") from problem
+        raise SetupError(f"{path} can't be read: {problem.strerror or problem}.", "Type: python sam3d.py weights fetch") from problem
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as problem:
         raise SetupError(f"{path} isn't the YAML that it should be: {problem}", _AGAIN) from problem
     if not isinstance(tree, dict):

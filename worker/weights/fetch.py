@@ -272,7 +272,7 @@ def _gated(wanted: Wanted, url: str, problem: Exception) -> SetupError:
     return SetupError(
         f"The hub doesn't hand out {wanted.repository} to this account, or knows no account here.",
         f"1. Log in at {page} and accept the licence there (Meta answers within hours or days).\n"
-        "2. Make a token in the account's settings, and set HF_TOKEN to it, or type: hf auth login\n"
+        "2. Make a token in the account's settings, and set HF_TOKEN to it, or type: hf auth login   (hf lies beside _env's python)\n"
         "3. Type the same command again.",
         detail=str(problem),
     )

@@ -79,7 +79,7 @@ def header(path: Path) -> dict[str, Any]:
         raise SetupError(f"{path} can't be read: {problem.strerror or problem}.") from problem
     except (struct.error, ValueError, AttributeError, TypeError, KeyError, RecursionError) as problem:
         raise SetupError(
-            f"{path} isn't a whole safetensors file: {problem}.", "Remove it; sam3d weights convert makes it again."
+            f"{path} isn't a whole safetensors file: {problem}.", "Remove it; python sam3d.py weights convert makes it again."
         ) from problem
     return dict(found)
 

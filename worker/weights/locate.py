@@ -80,7 +80,7 @@ def no_moge(folder: Path) -> SetupError:
     looked = "\n".join(f"  {path}" for path in dict.fromkeys([folder / layout.MOGE, *_moge_folders(), hub_cache()]))
     return SetupError(
         f"The weights of MoGe, which makes the point map, aren't there. Looked in:\n{looked}",
-        "Type: sam3d weights fetch   (or give a point map with the request: docs/pointmaps.md)",
+        "Type: python sam3d.py weights fetch   (or give a point map with the request: docs/pointmaps.md)",
     )
 
 
@@ -155,12 +155,12 @@ def _existing(folder: Path) -> Iterator[Path]:
 def _nothing(looked: list[Path], lacking: dict[Path, list[str]]) -> SetupError:
     if lacking:
         path, lacks = min(lacking.items(), key=lambda item: len(item[1]))
-        what = f"The weights in {path} aren't whole: {', '.join(lacks)} lack{'s' if len(lacks) == 1 else ''}."
+        what = f"The weights in {path} aren't whole: {', '.join(lacks)} {'is' if len(lacks) == 1 else 'are'} missing."
     else:
         what = "The weights of SAM 3D Objects aren't there. Looked in:\n" + "\n".join(f"  {path}" for path in dict.fromkeys(looked))
     return SetupError(
         what,
-        "Type: sam3d weights fetch   (they need a free account and Meta's consent; it explains)\n"
-        "or:   sam3d weights status  (where it looks, what is there)\n"
+        "Type: python sam3d.py weights fetch   (they need a free account and Meta's consent; it explains)\n"
+        "or:   python sam3d.py weights status  (where it looks, what is there)\n"
         "or name their folder in SAM3D_WEIGHTS; the engine `draft` needs none.",
     )

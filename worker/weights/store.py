@@ -44,7 +44,9 @@ class Store:
         part = self.architecture.parts()[name]
         network = layout.network(part.stem)
         if network.there(self.folder) is None:
-            raise SetupError(f"{self.folder} lacks {network.checkpoint.name}, which this request needs.", "Type: sam3d weights fetch")
+            raise SetupError(
+                f"{self.folder} lacks {network.checkpoint.name}, which this request needs.", "Type: python sam3d.py weights fetch"
+            )
         weights = checkpoint.find(self.folder, part.stem)
         # On Apple's GPUs this one overflows in half precision (stage2.md section 11).
         dtype = torch.float32 if device.type == "mps" and name == "mesh" else self.dtype
@@ -72,7 +74,7 @@ def open_store(folder: str | os.PathLike[str] | None = None, dtype: torch.dtype 
     moge = locate.find_moge(where)
     origin = f"random weights, {mark.get('size', 'full')}, seed {mark.get('seed', 0)}" if fake else layout.REPOSITORY
     warnings = [WARNING] if fake else []
-    warnings += [f"{path.name} was made of another {source.name}: type sam3d weights convert." for path, source in stale(where)]
+    warnings += [f"{path.name} was made of another {source.name}: type python sam3d.py weights convert." for path, source in stale(where)]
     return Store(where, architecture, dtype or working_dtype(), records.digest(where, moge), fake, tuple(warnings), origin, moge)
 
 
