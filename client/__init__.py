@@ -12,7 +12,8 @@ with open_backend() as backend:                        # many: one worker, kept
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,11 +21,19 @@ from ..contract.request import ReconstructRequest
 from ..contract.scene import Scene
 from .local import LocalBackend, State
 
+if TYPE_CHECKING:
+    from .remote import RemoteBackend
+
 __all__ = ["LocalBackend", "State", "open_backend", "reconstruct"]
 
 
-def open_backend(**options: Any) -> LocalBackend:
-    """The backend that this machine's settings name: today always a local worker (see `LocalBackend` for the options)."""
+def open_backend(**options: Any) -> LocalBackend | RemoteBackend:
+    """The backend that this process's environment names: the job server of SAM3D_SERVER, else a local worker, to which the options belong (`LocalBackend`)."""
+    if os.environ.get("SAM3D_SERVER", "").strip():
+        from .remote import from_environment  # here: a local worker needs no HTTP
+
+        if (server := from_environment()) is not None:
+            return server
     return LocalBackend(**options)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvicorn
 from comfyui_sam3d.client import LocalBackend
 from comfyui_sam3d.factory.server.app import make_app
 from comfyui_sam3d.factory.server.gate import Access
 from comfyui_sam3d.factory.server.limits import Limits
+from comfyui_sam3d.factory.server.protocol import protocol
 from comfyui_sam3d.factory.server.service import Service
 from fastapi.testclient import TestClient
 from PIL import Image
@@ -123,3 +127,47 @@ def events(text: str) -> list[dict[str, Any]]:
         if "data" in lines:
             found.append({"id": int(lines["id"]), "event": lines["event"], "data": json.loads(lines["data"])})
     return found
+
+
+class OnPort:
+    """A server on a port of this machine, in a thread; `restart` stops it in good order and starts another one on the same data and port."""
+
+    def __init__(self, root: Path, limits: Limits, access: Access, workers: int) -> None:
+        self._made = root, limits, access, workers
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.start()
+
+    def start(self) -> None:
+        root, limits, access, workers = self._made
+        self.service = Service(root, limits, [{} for _ in range(workers)], stub)
+        config = uvicorn.Config(
+            make_app(self.service, access), http=protocol(limits.head_time), ws="none", log_config=None, timeout_graceful_shutdown=1
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener.dup()]})
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        self.stop()
+        self._listener.close()
+
+
+@contextmanager
+def on_port(root: Path, *, limits: Limits = SMALL, access: Access | None = None, workers: int = 1) -> Iterator[tuple[str, OnPort]]:
+    """Its address and itself."""
+    found = OnPort(root, limits, access or Access(), workers)
+    try:
+        yield found.url, found
+    finally:
+        found.close()

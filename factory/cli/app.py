@@ -131,18 +131,27 @@ def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, 
 @click.option("--gpus", help="One worker for each GPU: all, a number, or a list, e.g. 0,2.")
 @click.option("--watch", is_flag=True, help="Go on: take every picture that is put into INPUT, until Ctrl-C.")
 @click.option(
+    "--server", metavar="URL", help="Reconstruct on a job server (docs/server.md), as SAM3D_SERVER does; its token is SAM3D_TOKEN."
+)
+@click.option(
     "--interval", type=click.FloatRange(0.05, 3600), default=1.0, show_default=True, help="Seconds between two looks at INPUT (--watch)."
 )
 @_common
 def batch(dry_run: bool, **options: Any) -> int:
     """A folder of pictures (or a table of them) -> a folder of results: resumable, with manifest.jsonl and report.html."""
     with _Reporting(options) as show:
+        import os
         from dataclasses import fields
 
+        from ...contract.errors import OptionError
         from ..batch import BatchOptions
         from . import batch as command
 
         own = {item.name: options[item.name] for item in fields(BatchOptions) if item.name in options}
+        if options["server"]:
+            if options["executor"] != "local":
+                raise OptionError("--server and --executor are both given.", "Give one of them.")
+            os.environ["SAM3D_SERVER"] = options["server"]
         made = BatchOptions(**own, settings=_settings(options), masks=_mask_options(options))
         return command.dry_run(show, made) if dry_run else command.run(show, made)
 
