@@ -438,18 +438,9 @@ def test_version_and_start_up():
 
 
 def test_doctor(tmp_path):
-    ran = cli("doctor", "--out", tmp_path / "new", stub=False)
+    ran = cli("doctor", "--out", tmp_path / "new", stub=False, variables={"SAM3D_WEIGHTS": str(tmp_path / "none")})
     assert ran.code == 0, ran.out
-    for word in (
-        "python",
-        "environment",
-        "worker",
-        "reconstruction",
-        "output",
-        "gpu",
-        "sam3d",
-        "the engine draft works; for the engine sam3d see the notes",
-    ):
+    for word in ("python", "environment", "worker", "reconstruction", "output", "gpu", "the engine draft works; for the engine sam3d see"):
         assert word in ran.out
     assert not (tmp_path / "new").exists() and list(tmp_path.iterdir()) == []
 
