@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 
 import trimesh  # noqa: E402
 from comfyui_sam3d.client import LocalBackend  # noqa: E402
-from comfyui_sam3d.contract import Cancelled, Done, Preview, Progress, ReconstructRequest, Sam3dOptions  # noqa: E402
+from comfyui_sam3d.contract import Cancelled, Done, PrepareRequest, Preview, Progress, ReconstructRequest, Sam3dOptions  # noqa: E402
 from comfyui_sam3d.contract.errors import SetupError  # noqa: E402
 from plyfile import PlyData  # noqa: E402
 
@@ -162,16 +163,71 @@ def test_a_cancel_is_heard_within_a_step_and_the_next_job_is_whole(backend):
     assert len(scene.objects) == 2
 
 
+def test_a_picture_is_prepared_and_its_masks_are_cheap(backend, variables, tmp_path):
+    """Through the protocol; the pictures of one worker serve the next."""
+    image = np.random.default_rng(8).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    wanted = request().replace(image=image)
+    events = list(backend.prepare(PrepareRequest(image, "sam3d")))
+    assert {event.stage for event in events[:-1]} == {"point map", "picture"}
+    assert events[-1].scene.engine == "sam3d" and events[-1].scene.objects == () and "point map" in events[-1].scene.timings
+    prepared, stages, _ = run(backend, wanted)
+    assert "structure" in stages and not {"point map", "picture"} & set(stages)
+    with LocalBackend(environment={**variables, "SAM3D_CACHE": str(tmp_path)}) as fresh:
+        other, stages, _ = run(fresh, wanted)
+        assert {"point map", "picture"} <= set(stages)
+        assert [type(event) for event in fresh.prepare(PrepareRequest(image))] == [Done]  # `auto` is sam3d; nothing is left to do
+    assert all(np.array_equal(prepared.files[name], other.files[name]) for name in prepared.files)
+
+
+def test_a_preparation_is_cancelled(variables, tmp_path):
+    with LocalBackend(environment={**variables, "SAM3D_CACHE": str(tmp_path)}) as fresh:
+        job = fresh.prepare(PrepareRequest(request().image, "sam3d"))
+        for event in job:
+            if isinstance(event, Progress):
+                job.cancel()
+        assert isinstance(event, Cancelled)
+        assert isinstance(list(fresh.prepare(PrepareRequest(request().image, "sam3d")))[-1], Done)
+
+
+def test_the_second_job_knows_how_long_it_will_take(variables, tmp_path):
+    def estimates(seed: int) -> dict[str, float | None]:
+        """At the beginning of each stage."""
+        found: dict[str, float | None] = {}
+        with LocalBackend(environment={**variables, "SAM3D_CACHE": str(tmp_path)}) as fresh:
+            for event in fresh.reconstruct(request(seed=seed)):
+                if isinstance(event, Progress):
+                    found.setdefault(event.stage, event.eta)
+        return found
+
+    assert estimates(1)["structure"] is None and (tmp_path / "times.json").is_file()
+    seen = estimates(2)
+    assert seen["structure"] is not None and seen["structure"] > 0  # of an object with as many voxels as usual
+    assert 0.01 < seen["latents"] < 30  # now their number is known
+    assert 0 <= seen["encode"] < seen["latents"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("nonsense", "no backend 'nonsense'"), ("gsplat", "can't run on cpu")])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine on which a backend can't run")
+def test_a_wrong_SAM3D_OPS_is_refused_before_any_work(variables, tmp_path, name, words):
+    with LocalBackend(environment={**variables, "SAM3D_CACHE": str(tmp_path), "SAM3D_OPS": name}) as wrong:
+        events = list(wrong.reconstruct(request()))
+    (failed,) = events  # no step before it
+    assert isinstance(failed.error, SetupError) and words in failed.error.message and failed.error.hint
+    ran = cli("doctor", "--json", "--out", tmp_path, stub=False, variables={**variables, "SAM3D_OPS": name})
+    (check,) = [check for check in json.loads(ran.out.splitlines()[-1])["checks"] if check["name"] == "sam3d operations"]
+    assert check["state"] == "wrong" and words in check["text"]
+
+
 def test_without_weights_auto_is_the_draft_and_sam3d_says_what_to_do(variables, tmp_path):
     nowhere = {**variables, "SAM3D_WEIGHTS": str(tmp_path / "none"), "HF_HOME": str(tmp_path / "hub")}
     with LocalBackend(environment=nowhere) as poor:
-        assert poor.start().engines[-1] == "draft"
+        assert poor.start().engines[-1] == "draft" and poor.start().weights == ""
         assert poor.reconstruct(request().replace(engine="auto")).result().engine == "draft"
         with pytest.raises(SetupError, match="weights") as caught:
             poor.reconstruct(request()).result()
-    assert "sam3d weights fetch" in str(caught.value.hint)
+    assert "sam3d.py weights fetch" in str(caught.value.hint)
     with LocalBackend(environment=variables) as rich:
-        assert rich.start().engines[-1] == "sam3d"
+        assert rich.start().engines[-1] == "sam3d" and len(rich.start().weights) == 64
 
 
 def test_from_the_command_line(variables, tmp_path):

@@ -49,7 +49,7 @@ class History:
         rates = [(name, float(rate)) for name, rate in rates if math.isfinite(rate) and rate > 0]
         if not rates:
             return
-        known = self._read() if self.path is not None else self._rates
+        known = self._read() or self._rates
         for name, rate in rates:
             known[name] = [*known.pop(name, []), rate][-RATES:]  # popped: the keys' order is that of their last use
         self._rates = dict(list(known.items())[-KEYS:])
