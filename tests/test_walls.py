@@ -15,7 +15,8 @@ WALLS: dict[str, set[str]] = {
     "": {"nodes"},  # the package's own __init__
     "nodes": {"client", "contract"},
     "factory": {"client", "contract", "factory/server"},
-    "factory/server": {"client", "contract", "factory"},
+    "factory/server": {"client", "contract", "factory", "factory/segment"},
+    "factory/segment": {"contract", "factory"},
     "client": {"contract"},
     "contract": set(),
     "environment": {"environment/probes"},
@@ -61,6 +62,7 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "client": ({"numpy"}, set()),
     "nodes": ({"numpy"}, {"PIL", "torch", *(HOST := {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes"})}),
     "factory": ({"numpy", "click", "typer", "rich"}, {"PIL", "cv2", "modal", "ray", "numpy"}),
+    "factory/segment": ({"numpy"}, {"cv2"}),
     "factory/server": ({"numpy", "fastapi", "starlette", "pydantic", "uvicorn"}, {"PIL"}),
     "environment": (set(), {"uv"}),  # to find its program beside the running Python
     "environment/probes": (set(), {"numpy", "torch", "torchvision", "pytorch3d", "spconv", "xformers"}),

@@ -11,8 +11,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 
 from ...contract.version import VERSION
+from ..segment.desk import Desk
 from . import answers, models, page
-from .api import batches, frames, health, images, jobs, reconstruct
+from .api import batches, frames, health, images, jobs, reconstruct, segment
 from .gate import Access, Gate
 from .service import Service
 from .views import V1
@@ -49,8 +50,8 @@ def make_app(service: Service, access: Access = EVERYBODY_HERE) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    app.state.service, app.state.access = service, access
-    for module in (health, images, jobs, frames, batches, reconstruct):
+    app.state.service, app.state.access, app.state.desk = service, access, Desk()
+    for module in (health, images, segment, jobs, frames, batches, reconstruct):
         app.include_router(module.routes, prefix=V1)
     app.add_api_route("/healthz", health.healthz, include_in_schema=False)
     app.add_api_route("/readyz", health.readyz, include_in_schema=False)

@@ -10,7 +10,7 @@ from ....contract.request import FORMATS
 from ....contract.version import PROTOCOL, VERSION
 from .. import gate, models, pictures, views
 from ..service import Service
-from . import Serves, router
+from . import Serves, router, segment
 
 routes = router("server")
 
@@ -38,7 +38,7 @@ def health(service: Service) -> models.HealthOut:
 
 
 @routes.get("/info")
-async def info(service: Serves) -> models.InfoOut:
+async def info(service: Serves, request: Request) -> models.InfoOut:
     """Versions, engines, formats and every limit: what a page needs to know beforehand."""
     hello, limits = service.dispatcher.hello, service.limits
     used = await run_in_threadpool(service.vault.used)
@@ -48,7 +48,7 @@ async def info(service: Serves) -> models.InfoOut:
         engines=[] if hello is None else list(hello.engines),
         formats={name: file for name, (file, _) in FORMATS.items()},
         limits={**limits.__dict__},
-        segmenters={},
+        segmenters=await run_in_threadpool(segment.desk_of(request).known),
         storage={"used": used, "quota": limits.quota},
         thumbnail_widths=list(pictures.WIDTHS),
     )

@@ -1,0 +1,156 @@
+"""From clicks to masks: the cascade on pictures of known outline, who is served, and the API's call."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("cv2")
+pytest.importorskip("fastapi")
+
+from comfyui_sam3d.contract.errors import ConflictError, OptionError
+from comfyui_sam3d.factory.segment.cascade import Cascade
+from comfyui_sam3d.factory.segment.desk import Desk
+from comfyui_sam3d.factory.segment.prompt import Found, Point, Prompt
+
+from .server_app import V1, encoded, error, send_image, server
+
+H, W = 240, 320
+
+
+def disc(row: float, column: float, radius: float, height: int = H, width: int = W) -> np.ndarray:
+    rows, columns = np.ogrid[:height, :width]
+    return (rows - row) ** 2 + (columns - column) ** 2 <= radius**2
+
+
+ONE, OTHER = disc(120, 90, 50), disc(110, 240, 40)
+
+
+def scene(*, noisy: bool) -> np.ndarray:
+    """Two discs, red and blue, on white or on a lawn."""
+    rng = np.random.default_rng(0)
+    image = np.full((H, W, 3), 250, np.uint8)
+    if noisy:
+        image = (
+            (np.array([70, 110, 60]) + rng.normal(0, 18, (H, W, 1)) + np.linspace(0, 50, W)[None, :, None]).clip(0, 255).astype(np.uint8)
+        )
+    shade = rng.normal(0, 12 if noisy else 0, (H, W, 1))
+    for mask, colour in ((ONE, (200, 60, 50)), (OTHER, (50, 70, 200))):
+        image[mask] = (np.array(colour) + shade).clip(0, 255).astype(np.uint8)[mask]
+    return image
+
+
+def iou(found: np.ndarray, truth: np.ndarray) -> float:
+    mask = found >= 128
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
+def predict(image: np.ndarray, *points: Point, alpha: np.ndarray | None = None, **more: object) -> list[Found]:
+    cascade = Cascade()
+    return cascade.predict(cascade.set_image(image, alpha), Prompt(points, **more))  # type: ignore[arg-type]
+
+
+def test_transparency_is_the_mask_and_its_edge_stays_soft() -> None:
+    alpha = np.where(ONE | OTHER, 255, 0).astype(np.uint8)
+    alpha[disc(120, 90, 50) & ~disc(120, 90, 48)] = 140
+    (found,) = predict(scene(noisy=True), alpha=alpha)
+    assert found.method == "alpha" and np.array_equal(found.mask, alpha)
+    (found,) = predict(scene(noisy=True), Point(90, 120), alpha=alpha)
+    assert found.method == "alpha" and np.array_equal(found.mask, np.where(ONE, alpha, 0))
+    (found,) = predict(scene(noisy=True), Point(90, 120, inside=False), alpha=alpha)
+    assert np.array_equal(found.mask, np.where(OTHER, alpha, 0))
+
+
+def test_a_plain_background_is_flooded_from_the_border() -> None:
+    (found,) = predict(scene(noisy=False))
+    assert found.method == "border" and iou(found.mask, ONE | OTHER) > 0.99
+    (found,) = predict(scene(noisy=False), Point(240, 110))
+    assert found.method == "border" and iou(found.mask, OTHER) > 0.99
+    (found,) = predict(scene(noisy=False), box=(20, 40, 160, 200))
+    assert iou(found.mask, ONE) > 0.99
+
+
+def test_a_photograph_says_nothing_by_itself() -> None:
+    assert predict(scene(noisy=True)) == []
+
+
+@pytest.mark.parametrize(("point", "truth"), [(Point(90, 120), ONE), (Point(70, 100), ONE), (Point(240, 110), OTHER)])
+def test_a_click_in_a_photograph(point: Point, truth: np.ndarray) -> None:
+    (found,) = predict(scene(noisy=True), point)
+    assert found.method == "grabcut" and iou(found.mask, truth) > 0.9
+
+
+def test_a_box_in_a_photograph() -> None:
+    (found,) = predict(scene(noisy=True), box=(30, 60, 150, 180))
+    assert iou(found.mask, ONE) > 0.95
+
+
+def test_two_clicks_take_two_things() -> None:
+    (found,) = predict(scene(noisy=True), Point(90, 120), Point(240, 110))
+    assert iou(found.mask, ONE | OTHER) > 0.9
+
+
+def test_a_piece_clicked_both_ways_is_parted() -> None:
+    image = scene(noisy=False)
+    image[ONE & disc(120, 125, 40)] = (40, 160, 60)  # the disc's right part is green
+    (found,) = predict(image, Point(60, 120), Point(120, 120, inside=False))
+    assert found.method == "grabcut" and iou(found.mask, ONE & ~disc(120, 125, 40)) > 0.85
+
+
+def test_the_same_click_twice_is_the_same_mask() -> None:
+    first, second = (predict(scene(noisy=True), Point(90, 120))[0].mask for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_a_large_picture_gets_a_mask_of_its_size() -> None:
+    image = np.kron(scene(noisy=True), np.ones((6, 6, 1), np.uint8))
+    (found,) = predict(image, Point(540, 720))
+    assert found.mask.shape == image.shape[:2] and iou(found.mask, disc(723, 543, 300, H * 6, W * 6)) > 0.9
+
+
+def test_the_latest_click_wins() -> None:
+    async def main() -> list[str]:
+        desk, done = Desk(), list[str]()
+
+        async def click(name: str, session: str) -> None:
+            try:
+                async with desk.turn(session):
+                    await asyncio.sleep(0.05)
+                    done.append(name)
+            except ConflictError:
+                done.append(f"{name} overtaken")
+
+        clicks = []
+        for name, session in (("first", "a"), ("second", "a"), ("other", "b"), ("third", "a")):
+            clicks.append(asyncio.ensure_future(click(name, session)))
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*clicks)
+        async with desk.turn("a"):  # nothing is held
+            return done
+
+    assert asyncio.run(main()) == ["second overtaken", "first", "other", "third"]
+
+
+def test_an_unknown_segmenter_is_named() -> None:
+    with pytest.raises(OptionError, match="no segmenter foo"):
+        Desk().predict("foo", "x", lambda: (scene(noisy=False), None), Prompt())
+
+
+def test_the_call(tmp_path: Path) -> None:
+    with server(tmp_path) as client:
+        assert client.get(f"{V1}/info").json()["segmenters"] == {"cascade": ""}
+        image = send_image(client, encoded(scene(noisy=False)))
+        url = f"{V1}/images/{image['id']}/segment"
+        (mask,) = client.post(url, json={"points": [{"x": 90, "y": 120}], "session": "s"}).json()["masks"]
+        assert mask["method"] == "border" and mask["bounds"] == [40, 70, 141, 171]
+        assert client.get(mask["url"]).headers["content-type"] == "image/png"
+        job = client.post(f"{V1}/jobs", json={"image_id": image["id"], "mask_ids": [mask["id"]]})
+        assert job.status_code == 201, job.text
+        error(client.post(url, json={"points": [{"x": 400, "y": 0}]}), 422, "E_OPTION")
+        error(client.post(url, json={"points": [{"x": 4, "y": 4, "label": 0}]}), 422, "E_OPTION")
+        error(client.post(url, json={"box": [9, 9, 9, 20]}), 422, "E_OPTION")
+        error(client.post(url, json={"engine": "foo"}), 422, "E_OPTION")
+        error(client.post(f"{V1}/images/{'0' * 64}/segment", json={}), 404, "E_NOT_FOUND")
