@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,8 +69,12 @@ class RayExecutor:
                 os.environ.setdefault(name, value)
         import ray
 
+        # Ray prints what it has to say of dead actors into stdout, which is the command's own; log_to_driver doesn't stop that, and nothing public does.
+        ray._private.worker._worker_logs_enabled = False  # type: ignore[attr-defined]
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
+            if not own:
+                _knock(cluster)
             with _signals_kept():
                 if own:
                     cores = max(self._wanted or 1, os.cpu_count() or 1)
@@ -80,7 +85,10 @@ class RayExecutor:
         except Exception as problem:
             where = "Ray can't be started" if own else f"The Ray cluster at {cluster} can't be reached"
             text = str(problem).strip().split("\n")[0]
-            raise SetupError(f"{where}: {text}", f"Correct {ADDRESS}, or start the cluster (ray start).", detail=repr(problem)) from problem
+            hint = f"Correct {ADDRESS}; a cluster that asks for a token needs RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too."
+            raise SetupError(
+                f"{where}: {text}", "Look whether `ray` works here by itself." if own else hint, detail=repr(problem)
+            ) from problem
         self._gpus = not self._on_cpu and found.get("GPU", 0) >= 1
         kind = "GPU" if self._gpus else "CPU"
         there = int(found.get(kind, 0))
@@ -160,6 +168,13 @@ class RaySlot:
         if not job.finished and self._actor is actor:
             self._actor = None
         job.put(Failed(problem))  # nothing where the answer is there
+
+
+def _knock(cluster: str) -> None:
+    """Raises OSError where nobody listens at host:port; Ray itself would try for minutes."""
+    host, _, port = cluster.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager
