@@ -437,6 +437,15 @@ def test_version_and_start_up():
         assert "click" in loaded and not loaded & {"numpy", "PIL", "rich", "scipy", "torch", "cv2"}
 
 
+def test_a_hint_of_several_lines_stays_together(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch", reason="without it the engine lacks something else, said in one line")
+    monkeypatch.setenv("SAM3D_WORKER_PYTHON", sys.executable)
+    monkeypatch.setenv("SAM3D_WEIGHTS", str(tmp_path / "none"))
+    ran = here("reconstruct", sprite(tmp_path / "a.png"), "--engine", "sam3d", "--out", tmp_path / "o", capsys=capsys)
+    lines = ran.err.splitlines()
+    assert ran.code == 3 and len(lines) > 2 and all(line.startswith("  ") for line in lines[1:]), ran.err
+
+
 def test_doctor(tmp_path):
     ran = cli("doctor", "--out", tmp_path / "new", stub=False, variables={"SAM3D_WEIGHTS": str(tmp_path / "none")})
     assert ran.code == 0, ran.out

@@ -138,7 +138,7 @@ def _weights(lacking: list[str]) -> Check:
             "weights",
             "note",
             problem.message.replace("\n  ", " "),
-            "Type: python sam3d.py weights fetch   (13 GB; it needs a free account and Meta's consent, and explains how)\nUntil then `auto` takes the draft engine.",
+            "Type: python sam3d.py weights fetch   (14 GB; it needs a free account and Meta's consent, and explains how)\nUntil then `auto` takes the draft engine.",
         )
     moge = locate.find_moge(folder)
     if moge is None:

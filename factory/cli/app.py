@@ -227,7 +227,7 @@ def status(folder: Path | None, as_json: bool) -> int:
 @_FOLDER
 @_JSON
 def fetch(folder: Path | None, as_json: bool) -> int:
-    """Get what is missing from the hub (13 GB). Goes on where it stopped."""
+    """Get what is missing from the hub (14 GB). Goes on where it stopped."""
     return _weights("fetch", folder, as_json)
 
 

@@ -53,7 +53,7 @@ class Show:
         again = "; trying again" if e.get("retry") else ""
         self.err(f"{_label(e)}error {error['code']}: {error['message']}{again}")
         if error["hint"] and not e.get("retry"):
-            self.err(f"    {error['hint']}")
+            self.err("\n".join(f"    {line}" for line in error["hint"].splitlines()))
 
 
 class JsonLines(Show):

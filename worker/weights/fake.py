@@ -182,7 +182,8 @@ def write(folder: Path, *, tiny: bool = False, seed: int = 0, report: Callable[.
             old.unlink(missing_ok=True)  # of earlier random weights
         (folder / layout.FAKE_FILE).write_text(json.dumps({"what": WARNING, **mark}), encoding="utf-8")
         for network in layout.NETWORKS:
-            report("bytes", name=network.checkpoint.name, what="making", done=0, total=network.checkpoint.about)
+            if not tiny:  # tiny ones are there before anybody has read it
+                report("bytes", name=network.checkpoint.name, what="making", done=0, total=network.checkpoint.about)
             _save(_checkpoint(architecture, network.stem, seed), folder / network.checkpoint.name, report)
         settings = TINY_MOGE if tiny else OFFICIAL_V1
         model = fill(moge_files.build(settings, MOGE_VITS.get(str(settings["encoder"]))), seed)
