@@ -84,7 +84,11 @@ class Database:
             for setting in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {setting}")
             self._migrate()
-        except sqlite3.Error as problem:
+        except (sqlite3.Error, StorageError) as problem:
+            if hasattr(self, "_connection"):
+                self._connection.close()
+            if isinstance(problem, StorageError):
+                raise
             raise StorageError(f"{path} can't be used: {problem}.", "Is it one of ours, and may this user write it?") from problem
 
     def _migrate(self) -> None:

@@ -183,7 +183,7 @@ class _Body:
     def __init__(self, receive: Receive, headers: Mapping[str, str], most: int, limits: Limits) -> None:
         self.receive, self._most, self._limits = receive, most, limits
         self.ended = "content-length" not in headers and "transfer-encoding" not in headers
-        self._count, self._began = 0, time.monotonic()
+        self._count, self._began, self._late = 0, time.monotonic(), False
         length = headers.get("content-length", "0")
         self.too_large = self._excess() if not length.isdecimal() or int(length[:20]) > most else None
 
@@ -199,6 +199,7 @@ class _Body:
         try:
             message = await asyncio.wait_for(self.receive(), max(0.0, min(left, self._limits.body_silence)))
         except asyncio.TimeoutError:
+            self._late = True
             raise Refused(TimeLimitError("The body came too slowly.", "Send it again over a faster connection.")) from None
         self._count += len(message.get("body", b""))
         self.ended = message["type"] != "http.request" or not message.get("more_body", False)
@@ -209,7 +210,7 @@ class _Body:
     async def drain(self) -> None:
         """Read what is still coming and forget it: a client that is answered while it sends would see a broken connection instead of the answer."""
         end, count = time.monotonic() + DRAIN_TIME, 0
-        while not self.ended and count < DRAIN_BYTES:
+        while not self.ended and not self._late and count < DRAIN_BYTES:
             try:
                 message = await asyncio.wait_for(self.receive(), min(2.0, max(0.0, end - time.monotonic())))
             except asyncio.TimeoutError:
