@@ -71,16 +71,30 @@ def covered(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 def shared(corners: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """bool (F,): the faces that have a texel's centre well inside that another face has inside too. Arguments as for `texels`."""
+    over, under = layers(corners, torch.arange(len(corners), device=corners.device), height, width)
+    return over | under
+
+
+def layers(corners: torch.Tensor, rank: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """bool (F,) twice: the faces that have a texel's centre well inside that a face of lower rank has inside too, or one of higher rank.
+
+    rank: int64 (F,), all different. The other arguments as for `texels`.
+    """
     corners = corners * corners.new_tensor([width, height]) - 0.5
-    found = []
+    lowest = torch.full((height * width,), _NONE, dtype=torch.int64, device=corners.device)
+    highest, found = torch.full_like(lowest, -1), []
     for face, texel in _pairs(corners, height, width, 0.0):
         well = weights(corners, face, texel, width).amin(1) > 1e-3
-        found.append(torch.stack([face[well], texel[well]]))
-    out = torch.zeros(len(corners), dtype=torch.bool, device=corners.device)
-    if found:
-        face, texel = torch.cat(found, dim=1)
-        out[face[torch.bincount(texel, minlength=height * width)[texel] > 1]] = True
-    return out
+        face, texel = face[well], texel[well]
+        lowest.scatter_reduce_(0, texel, rank[face], "amin")
+        highest.scatter_reduce_(0, texel, rank[face], "amax")
+        found.append((face, texel))
+    over = torch.zeros(len(corners), dtype=torch.bool, device=corners.device)
+    under = torch.zeros_like(over)
+    for face, texel in found:
+        over[face[rank[face] > lowest[texel]]] = True
+        under[face[rank[face] < highest[texel]]] = True
+    return over, under
 
 
 _NONE = torch.iinfo(torch.int64).max

@@ -66,8 +66,9 @@ def bake(
         raise InputError("There are no splats to take the texture's colours from.", "Give the object's splats, or bake vertex colours.")
     with timed(job, "unwrap"):
         charts = unwrap(
-            mesh.vertices, mesh.faces, job, method=options.unwrap, size=options.size, padding=options.padding, limit=options.unwrap_limit
-        )
+            mesh.vertices, mesh.faces, job, method=options.unwrap, size=options.size, padding=options.padding, limit=options.unwrap_limit,
+            device=device,
+        )  # fmt: skip
     with timed(job, "texture"), torch.inference_mode():
         job.step("texture", 0, 1)
         surface = Surface.of(mesh, charts, options.size, device)

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import BinaryIO, Literal
 
 import numpy as np
+import torch
 
 from ....contract.errors import EngineError, InputError, SetupError
 from ...job import Job
@@ -56,10 +57,11 @@ def unwrap(
     size: int = 1024,
     padding: int = 4,
     limit: float = 60.0,
+    device: torch.device | str = "cpu",
 ) -> Unwrapped:
     """Vertices (V, 3) and faces (F, 3) -> charts packed for a size x size texture with at least `padding` texels between any two.
 
-    limit: seconds for xatlas. Raises InputError for a mesh without faces or with values that aren't finite; with method `xatlas`,
+    limit: seconds for xatlas. device: where box charts look for overlaps. Raises InputError for a mesh without faces or with values that aren't finite; with method `xatlas`,
     SetupError where it isn't installed and EngineError where it fails; EngineError where there are more box charts than the texture has
     room for; JobCancelled from the job.
     """
@@ -76,7 +78,7 @@ def unwrap(
                 raise
             note = f"{problem.message} Box charts were used instead."
             job.log(note, "warning")
-    source, new_faces, uvs, charts = box_charts(vertices, faces, size=size, padding=padding)
+    source, new_faces, uvs, charts = box_charts(vertices, faces, size=size, padding=padding, device=device)
     return Unwrapped(source, new_faces, uvs, charts, "box", note)
 
 
