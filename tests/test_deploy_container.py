@@ -1,0 +1,210 @@
+"""The container's recipe without a container engine: parsed, linted, held against the package; and with --full carried out in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from comfyui_sam3d.factory.cli.app import app
+
+from tracked import ROOT, tracked
+
+yaml = pytest.importorskip("yaml", reason="layer `model`")
+DOCKERFILE, COMPOSE, IGNORE = ROOT / "deploy" / "Dockerfile", ROOT / "deploy" / "compose.yml", ROOT / ".dockerignore"
+PORT = "9001"
+
+
+@pytest.fixture(scope="module")
+def steps() -> list[tuple[str, str]]:
+    """(instruction, value) in order, as an independent parser reads them."""
+    parse = pytest.importorskip("dockerfile_parse", reason="layer `dev`")
+    parser = parse.DockerfileParser(path=str(DOCKERFILE))
+    return [(step["instruction"], step["value"]) for step in parser.structure if step["instruction"] != "COMMENT"]
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
+    return found
+
+
+def only(steps: list[tuple[str, str]], instruction: str) -> str:
+    (value,) = [value for name, value in steps if name == instruction]
+    return value
+
+
+def arguments(steps: list[tuple[str, str]]) -> dict[str, str]:
+    """The build's arguments and their defaults."""
+    return dict(value.split("=", 1) for name, value in steps if name == "ARG")
+
+
+def accepts(*words: str) -> click.Context:
+    """These words as our command line reads them. Raises click's own error for what it doesn't know."""
+    command = app.commands[words[0]]
+    rest = list(words[1:])
+    if isinstance(command, click.Group):
+        command, rest = command.commands[rest[0]], rest[1:]
+    return command.make_context(words[0], rest)
+
+
+def test_the_base_is_pinned_and_what_runs_is_not_root(steps):
+    base = arguments(steps)["BASE"]
+    name, _, tag = base.partition(":")
+    assert name == "nvidia/cuda" and "runtime" in tag and tag[0].isdigit() and only(steps, "FROM") == "${BASE}"
+    order = [name for name, _ in steps]
+    user = only(steps, "USER")
+    assert user.split(":")[0].isdigit() and int(user.split(":")[0]) > 0
+    assert order.index("USER") > max(i for i, name in enumerate(order) if name in ("RUN", "COPY")), "nothing is built as the user"
+
+
+def test_the_build_is_our_installer_with_values_that_it_knows(steps):
+    from environment import journal, profiles  # as install.py does
+
+    given = arguments(steps)
+    assert given["PROFILE"] in profiles.NAMES and "cpu" in profiles.NAMES
+    assert set(given["LAYERS"].split(",")) == {"model", "server"} <= set(journal.LAYERS)
+    (build,) = [value for name, value in steps if name == "RUN" and "install.py" in value]
+    assert "install.py install --profile" in build and "--no-gpu-check" in build and "rm -rf /tmp/cache" in build
+    for secret in ("HF_TOKEN", "SAM3D_TOKEN"):
+        assert all(secret not in value for name, value in steps if name in ("ARG", "ENV", "RUN")), "a secret in a layer stays in it"
+
+
+def test_what_it_runs_is_what_there_is(steps):
+    entry, command = json.loads(only(steps, "ENTRYPOINT")), json.loads(only(steps, "CMD"))
+    workdir = only(steps, "WORKDIR")
+    assert entry == ["python3", f"{workdir}/sam3d.py"] and only(steps, "COPY") == f". {workdir}" and Path(workdir).name == "comfyui_sam3d"
+    context = accepts(*command)
+    assert (context.params["host"], str(context.params["port"])) == ("0.0.0.0", PORT) and only(steps, "EXPOSE") == PORT
+    folders = json.loads(only(steps, "VOLUME"))
+    assert any(str(context.params["data"]).startswith(f"{folder}/") for folder in folders) and "/weights" in folders
+    health = only(steps, "HEALTHCHECK")
+    assert f"127.0.0.1:{PORT}/healthz" in health
+    variables = " ".join(value for name, value in steps if name == "ENV")
+    assert "SAM3D_WEIGHTS=/weights" in variables and "SAM3D_CACHE=/data" in variables and "TRITON_CACHE_DIR=/data" in variables
+
+
+def test_the_linter_has_nothing_to_say():
+    linter = shutil.which("hadolint", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if linter is None:
+        pytest.skip("hadolint isn't there: layer `dev` has it, but not on Windows")
+    done = subprocess.run(
+        [linter, "--no-color", "--failure-threshold", "info", str(DOCKERFILE)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def kept() -> set[str]:
+    """The tracked files that get into the image, by an independent reader of .dockerignore."""
+    modal = pytest.importorskip("modal", reason="layer `modal`: its reader of .dockerignore")
+    ignored = modal.FilePatternMatcher(*IGNORE.read_text(encoding="utf-8").splitlines())
+    return {name for name in tracked() if not ignored(Path(name))}
+
+
+def test_only_the_package_goes_into_the_image():
+    modal = pytest.importorskip("modal", reason="layer `modal`: its reader of .dockerignore")
+    ignored = modal.FilePatternMatcher(*IGNORE.read_text(encoding="utf-8").splitlines())
+    outside = {"tests", "benchmarks", "docs", "deploy", "examples", "example_workflows", ".ci"}
+    missing = {n for n in tracked() if n.split("/")[0] not in outside and not Path(n).name.startswith(".")} - kept()
+    assert missing == set(), "of the package, nothing is left out"
+    assert {n.split("/")[0] for n in kept()} & outside == set()
+    for name in (
+        ".git/config",
+        "_env/bin/python",
+        ".env",
+        "deploy/.env",
+        "models/sam3d/ss_generator.safetensors",
+        "outputs/a/model.glb",
+        "install.log",
+    ):
+        assert ignored(Path(name)), name
+    for name in ("worker/__pycache__/loop.cpython-311.pyc", "factory/.secret"):
+        assert ignored(Path(name)), name
+
+
+# --- compose ---
+
+
+def test_the_services(compose, steps):
+    services = compose["services"]
+    assert set(services) == {"server", "batch", "weights"} and set(compose["volumes"]) == {"weights", "data"}
+    for name, service in services.items():
+        build = service["build"]
+        assert (COMPOSE.parent / build["context"] / build["dockerfile"]).resolve() == DOCKERFILE
+        assert set(build["args"]) <= set(arguments(steps))
+        for key, value in build["args"].items():
+            assert value.partition(":-")[2].rstrip("}") == arguments(steps)[key], "compose builds what the Dockerfile says"
+        assert service["cap_drop"] == ["ALL"] and service["read_only"] and "no-new-privileges:true" in service["security_opt"]
+        assert {volume.split(":")[0] for volume in service["volumes"]} - {"./in", "./out"} <= set(compose["volumes"])
+        if "command" in service:
+            accepts(*service["command"])
+        gpus = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices", [])
+        assert bool(gpus) == (name != "weights") and all(device["capabilities"] == ["gpu"] for device in gpus)
+    assert [port.split(":")[-2:] for port in services["server"]["ports"]] == [[PORT, PORT]]
+    assert "127.0.0.1" in services["server"]["ports"][0] and ":?" in services["server"]["environment"]["SAM3D_TOKEN"]
+    assert all("profiles" in services[name] for name in ("batch", "weights")), "`up` starts the server alone"
+
+
+def test_compose_itself_reads_it():
+    found = shutil.which("docker-compose") or os.environ.get("DOCKER_COMPOSE")
+    if found is None:
+        pytest.skip("set DOCKER_COMPOSE to a docker-compose to have it read compose.yml")
+    variables = {k: v for k, v in os.environ.items() if k not in ("SAM3D_TOKEN", "HF_TOKEN")}
+    command = [found, "-f", str(COMPOSE), "--profile", "tools", "config", "--quiet"]
+    assert subprocess.run(command, env={**variables, "SAM3D_TOKEN": "x"}, timeout=60).returncode == 0
+    without = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    assert without.returncode != 0 and "a secret that callers must know" in without.stderr
+
+
+# --- carried out ---
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform == "win32", reason="the image is Linux")
+def test_the_steps_in_a_folder(tmp_path, steps):
+    """COPY, the installer's RUN, the ENTRYPOINT with CMD and the HEALTHCHECK, on this machine, with the profile `cpu`; afterwards the program's folder can't be written."""
+    pack = tmp_path / "comfyui_sam3d"
+    for name in sorted(kept()):
+        (pack / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, pack / name)
+    (build,) = [value for name, value in steps if name == "RUN" and "install.py" in value]
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("SAM3D_")}
+    variables |= {"PROFILE": "cpu", "LAYERS": "server", "SAM3D_TOKEN": "t" * 32, "SAM3D_CACHE": str(tmp_path / "cache")}
+    build = (
+        build.replace("SAM3D_CACHE_DIR=/tmp/cache", "")
+        .replace("&& rm -rf /tmp/cache", "")
+        .replace("install.py install", "install.py install --engine uv")
+    )
+    done = subprocess.run(["sh", "-c", build], cwd=pack, env=variables, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    entry, command = json.loads(only(steps, "ENTRYPOINT")), json.loads(only(steps, "CMD"))
+    entry = [word.replace(only(steps, "WORKDIR"), str(pack)) for word in entry]
+    command = [{"0.0.0.0": "127.0.0.1", PORT: port, "/data/server": str(tmp_path / "data")}.get(word, word) for word in command]
+    subprocess.run(["chmod", "-R", "a-w", str(pack)], check=True)
+    server = subprocess.Popen([*entry, *command], cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        health = json.loads(only(steps, "HEALTHCHECK").partition("CMD")[2])
+        health = [word.replace(f":{PORT}/", f":{port}/") for word in health]
+        deadline = time.monotonic() + 60
+        while subprocess.run(health, capture_output=True, timeout=20).returncode != 0:
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.5)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
+            assert page.status == 200
+    finally:
+        server.terminate()
+        out = server.communicate(timeout=30)[0]
+        subprocess.run(["chmod", "-R", "u+w", str(pack)], check=True)
+    assert "Traceback" not in out, out
