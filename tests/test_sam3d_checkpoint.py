@@ -40,6 +40,19 @@ def test_full_size_keys_and_shapes(stem: str) -> None:
     assert official_shapes(stem) == wanted
 
 
+def test_building_for_a_checkpoint_imports_no_compiler() -> None:
+    """Some operations on the meta device make PyTorch import its compiler: seconds of every start."""
+    program = (
+        "import sys, torch\n"
+        "from comfyui_sam3d.worker.sam3d.architecture import Architecture\n"
+        "with torch.device('meta'):\n"
+        "    modules = [part.build() for part in Architecture().parts().values()]\n"
+        "assert all(tensor.is_meta for module in modules for tensor in module.state_dict().values())\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pt"])
 def test_both_file_forms_load(tmp_path, suffix: str) -> None:
     model = small_flow()

@@ -28,11 +28,13 @@ Latents = dict[str, Tensor]
 def sincos_table(resolution: int, channels: int) -> Tensor:
     """Fixed position embedding of a cube's voxels, float32 (resolution^3, channels): per axis sines then cosines, zero-padded at the end."""
     count = channels // 3 // 2
-    frequencies = 1.0 / 10000 ** (torch.arange(count, dtype=torch.float32) / count)
-    grid = torch.stack(torch.meshgrid(*[torch.arange(resolution, dtype=torch.float32)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
+    # Not on the meta device, where a checkpoint's module is built: PyTorch would import its compiler for it, for seconds.
+    frequencies = 1.0 / 10000 ** (torch.arange(count, dtype=torch.float32, device="cpu") / count)
+    axis = torch.arange(resolution, dtype=torch.float32, device="cpu")
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1).reshape(-1, 3)
     angles = grid[:, :, None] * frequencies
     table = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
-    return F.pad(table, (0, channels - table.shape[1]))
+    return F.pad(table, (0, channels - table.shape[1])).to(torch.get_default_device())
 
 
 class StepEmbedder(nn.Module):
