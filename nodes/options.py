@@ -11,6 +11,8 @@ from ..contract.request import SPLATS_PER_VOXEL, ReconstructRequest, Sam3dOption
 
 AUTO = "auto"  # of a list: as the quality says
 _TEXTURES = ("512", "1024", "2048", "4096")
+# What is made -> outputs of the request: none of them means both, else the cheapest file of the kind. Files that last are SAM3D Export's.
+_OUTPUTS: dict[str, tuple[str, ...]] = {"meshes and splats": (), "meshes": ("stl",), "splats": ("splat",)}
 
 
 def _limits(name: str, record: type[Any] = Sam3dOptions) -> tuple[Any, Any]:
@@ -125,7 +127,12 @@ class Options:
                     "GPUs. auto: by what is free.",
                     advanced=True,
                 ),
-            }
+                "outputs": words(
+                    list(_OUTPUTS),
+                    "What is made; the rest isn't computed. splats alone come without clean-up and texture, in seconds less: then switch glb off in "
+                    "SAM3D Export. The draft engine makes both.",
+                ),
+            },
         }
 
     def options(
@@ -146,6 +153,7 @@ class Options:
         size: float = 1.0,
         layout: bool = False,
         memory: str = AUTO,
+        outputs: str = "meshes and splats",
     ) -> tuple[dict[str, Any]]:
         """-> (keywords of ReconstructRequest,)."""
         sam3d = Sam3dOptions(
@@ -164,4 +172,5 @@ class Options:
             memory=memory,  # type: ignore[arg-type]
         )
         texture_pixels = None if texture_size == AUTO else int(texture_size)
-        return ({"sam3d": sam3d, "texture_size": texture_pixels, "face_budget": face_budget or None, "size": size},)
+        made = _OUTPUTS[outputs]
+        return ({"sam3d": sam3d, "outputs": made, "texture_size": texture_pixels, "face_budget": face_budget or None, "size": size},)

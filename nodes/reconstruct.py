@@ -111,7 +111,8 @@ class Reconstruct:
     ) -> tuple[list[Scene], list[Any], list[Any]]:
         found = _pictures.objects(_host.array(image), _host.array(masks), polarity)
         labels = _names(names, sum(len(hard) for _, hard, _ in found))
-        given: dict[str, Any] = dict(options or {})
+        # No outputs: meshes and splats, but no files. Those are the Export node's: other formats mustn't reconstruct again.
+        given: dict[str, Any] = {"outputs": (), **(options or {})}
         engines_own = given.pop("sam3d", Sam3dOptions())
         requests = []
         for index, (picture, hard, alpha) in enumerate(found):
@@ -126,7 +127,6 @@ class Reconstruct:
                     engine=engine,  # type: ignore[arg-type]  # the request checks it
                     seed=seed,
                     quality=quality,  # type: ignore[arg-type]
-                    outputs=(),  # files are the Export node's: other formats mustn't reconstruct again
                     draft=DraftOptions(preset=preset),  # type: ignore[arg-type]
                     sam3d=engines_own.replace(**points),
                     **given,
@@ -139,7 +139,7 @@ class Reconstruct:
             def progress(fraction: float, picture: np.ndarray | None, done: int = index) -> None:
                 bar.update((done + fraction) / len(requests), picture)
 
-            scenes.append(shared.reconstruct(request, progress))
+            scenes.append(shared.reconstruct(request, progress).replace(files={}))
         bar.update(1.0)
         _host.say(_summary(scenes))
         return scenes, [_values.mesh_of(scene) for scene in scenes], [_values.splat_of(scene) for scene in scenes]

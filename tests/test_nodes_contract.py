@@ -27,7 +27,7 @@ GOLDEN = {
     "SAM3DOptions": (
         [
             *("steps", "guidance", "few_step", "latent_steps", "latent_guidance", "latent_seed", "splats_per_voxel", "mesh", "smooth"),
-            *("face_budget", "texture", "texture_size", "frame", "size", "layout", "memory"),
+            *("face_budget", "texture", "texture_size", "frame", "size", "layout", "memory", "outputs"),
         ],
         ["SAM3D_OPTIONS"],
     ),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comfyui_sam3d.client import LocalBackend
-from comfyui_sam3d.contract.errors import OptionError
+from comfyui_sam3d.contract.errors import OptionError, OutputError
 from comfyui_sam3d.contract.pointmaps import fov_intrinsics, from_depth
 from comfyui_sam3d.contract.request import ReconstructRequest, Sam3dOptions
 from comfyui_sam3d.contract.scene import Scene
@@ -79,7 +79,12 @@ def test_first_values_change_nothing(sent: list[ReconstructRequest]) -> None:
 
 def test_every_option_of_the_engine_is_offered() -> None:
     offered = set(Options.INPUT_TYPES()["optional"])
-    assert {item.name for item in dataclasses.fields(Sam3dOptions)} - ELSEWHERE == offered - {"texture_size", "face_budget", "size"}
+    assert {item.name for item in dataclasses.fields(Sam3dOptions)} - ELSEWHERE == offered - {
+        "texture_size",
+        "face_budget",
+        "size",
+        "outputs",
+    }
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,12 @@ def test_options_of_both_engines(sent: list[ReconstructRequest]) -> None:
     make(options=Options().options(texture_size="2048", face_budget=5000, size=0.3)[0])
     assert (sent[0].texture_size, sent[0].face_budget, sent[0].size) == (2048, 5000, 0.3)
     assert sent[0].sam3d == Sam3dOptions()
+
+
+@pytest.mark.parametrize(("word", "outputs"), [("meshes and splats", ()), ("meshes", ("stl",)), ("splats", ("splat",))])
+def test_what_is_made(sent: list[ReconstructRequest], word: str, outputs: tuple[str, ...]) -> None:
+    make(options=Options().options(outputs=word)[0])
+    assert sent[0].outputs == outputs
 
 
 def test_every_word_of_a_list_is_allowed(sent: list[ReconstructRequest]) -> None:
@@ -210,3 +221,10 @@ def test_the_learned_engine_behind_the_nodes(learned: SharedBackend, tmp_path: P
     made = NODE_CLASS_MAPPINGS["SAM3DExport"]().export(scene=scene, filename_prefix="two", glb=True, ply=True)
     assert [entry["filename"] for entry in made["ui"]["3d"]] == ["two_00001_.glb", "two_00001_.ply"]
     assert all(os.path.getsize(path) > 1000 for path in made["result"][:2])
+
+    (few,) = Options().options(steps=2, latent_steps=2, splats_per_voxel="4", outputs="splats")
+    (scene,), (mesh,), (splat,) = make(options=few, names="left, right", moge_geometry=geometry())
+    assert all(item.mesh is None and item.splats is not None for item in scene.objects) and dict(scene.files) == {}
+    assert mesh is None and len(splat) == 2 and "clean-up" not in scene.timings
+    with pytest.raises(OutputError, match="no mesh"):
+        NODE_CLASS_MAPPINGS["SAM3DExport"]().export(scene=scene, filename_prefix="two", glb=True, ply=True)
