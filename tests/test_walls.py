@@ -22,7 +22,7 @@ WALLS: dict[str, set[str]] = {
     "environment": {"environment/probes"},
     "environment/probes": set(),  # run by the worker's Python
     "environment/engines/rattler_child": set(),  # run by the Python of a tool
-    "worker": {"contract", "worker/job", "worker/engines", "worker/geometry", "worker/cache"},
+    "worker": {"contract", "worker/job", "worker/engines", "worker/geometry", "worker/cache", "worker/weights"},
     "worker/job": {"contract"},  # what engines see of a job: progress out, cancellation in
     "worker/engines": {"contract", "worker/job", "worker/draft", "worker/geometry", "worker/engines/sam3d", "worker/weights"},
     "worker/engines/sam3d": {

@@ -7,7 +7,8 @@ from .loop import serve
 
 if __name__ == "__main__":
     channel = claim_stdio()  # first of all: from here on nothing that prints can corrupt the stream
-    from .engines import engines, weights
+    from .engines import engines
     from .geometry import encode, ready
+    from .weights import locate
 
-    serve(channel, engines(), encode, ready, weights())
+    serve(channel, engines(), encode, ready, locate.identity()[1])

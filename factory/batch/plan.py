@@ -15,6 +15,7 @@ from ...contract.errors import ImageError, InputError, OptionError, PairingError
 from ...contract.names import safe_filename
 from ...contract.pairing import IMAGE_SUFFIXES, Pair, find_pairs, select
 from ...contract.request import ReconstructRequest
+from ...contract.version import VERSION
 from ..executors import check_executor
 from ..inputs import MaskOptions, make_request
 from ..settings import FILES, canonical, check_settings
@@ -84,6 +85,11 @@ class Item:
         return (self.pair.image, *self.pair.masks)
 
     @property
+    def engine(self) -> str:
+        """The one asked for."""
+        return str(self.settings.get("engine") or _DEFAULTS["engine"])
+
+    @property
     def further(self) -> dict[str, Path]:
         """The files that its settings name, setting -> path; they need not exist."""
         named = {name: self.settings[name] for name in FILES if isinstance(self.settings.get(name), (str, Path))}
@@ -92,7 +98,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Stamp:
-    """The bytes of an item's files and its parameters: equal stamps, equal request, without decoding anything."""
+    """The bytes of an item's files, its parameters and the pack's version: equal stamps, equal request, without decoding anything."""
 
     image_sha: str
     mask_sha: str
@@ -149,6 +155,7 @@ def stamp_of(item: Item, options: BatchOptions) -> Stamp:
         },
         "masks": [masks.auto, masks.invert, masks.resize, masks.allow_full, masks.kind, item.pair.rule == "auto"],
         "name": item.pair.name,
+        "version": VERSION,
         "back_image": None,
         **{name: _sha(path) for name, path in item.further.items()},
     }

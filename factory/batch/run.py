@@ -34,6 +34,7 @@ from .. import output
 from ..events import FAILED, INTERRUPTED, OK, USAGE, Emit, done_fields, error_event, exit_code, job_event
 from ..executors import Executor, Slot, open_executor
 from ..jobs import Interrupts, watch
+from ..maker import Maker
 from .ledger import FolderLock, Ledger, entry_of, is_tried_again
 from .plan import BatchOptions, Item, Stamp, make_plan, request_of, stamp_of
 from .report import Report
@@ -79,6 +80,9 @@ class _Run:
     counts: Counter[str] = field(default_factory=Counter)  # made, there, failed (quarantined among them; tried: after an attempt), left
     stopping: bool = False  # take no further item
     fatal: Sam3dError | None = None
+
+    def __post_init__(self) -> None:
+        self.maker = Maker(here=self.options.executor == "local")
 
     def run(self, items: list[Item]) -> int:
         start = time.perf_counter()
@@ -207,7 +211,8 @@ class _Run:
         key = request.content_key()
         if not self.options.force:
             meta = output.complete_meta(place)
-            if meta is not None and meta.get("key") == key:  # made by a run that was killed before it could say so, or by `reconstruct`
+            # Made by a run that was killed before it could say so, or by `reconstruct`.
+            if meta is not None and meta.get("key") == key and self.maker.made(meta, request.engine):
                 self.ledger.append(self._entry(item, "done", stamp, meta, adopted=True))
                 self.report.add(item.name, request, item.pair.rule)
                 self.post("done", **done_fields(place, meta, "adopted", 0.0))
@@ -226,7 +231,7 @@ class _Run:
             return False
         if entry["status"] == "done":
             meta = output.complete_meta(place)
-            if meta is None or meta.get("key") != entry.get("key"):
+            if meta is None or meta.get("key") != entry.get("key") or not self.maker.made(meta, item.engine):
                 return False
             if not self.report.has(item.name):
                 self.report.add(item.name, request_of(item, self.options), item.pair.rule)

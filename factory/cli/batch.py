@@ -12,6 +12,7 @@ from ..batch.ledger import Ledger, is_tried_again
 from ..batch.plan import Item, make_plan, request_of, stamp_of
 from ..events import OK, USAGE, error_event
 from ..jobs import Interrupts
+from ..maker import Maker
 from .show import JsonLines, Show
 
 
@@ -27,7 +28,8 @@ def dry_run(show: Show, options: BatchOptions) -> int:
     """Reads every picture and mask and says what a run would do with it; makes and writes nothing. 0, or 2 where an item is wrong."""
     options.check()
     ledger = Ledger(options.out)
-    rows = [_row(item, options, ledger) for item in make_plan(options, ledger.names())]
+    maker = Maker(here=options.executor == "local")
+    rows = [_row(item, options, ledger, maker) for item in make_plan(options, ledger.names())]
     wrong = [row for row in rows if row["error"]]
     if isinstance(show, JsonLines):
         for row in rows:
@@ -42,7 +44,7 @@ def dry_run(show: Show, options: BatchOptions) -> int:
     return code
 
 
-def _row(item: Item, options: BatchOptions, ledger: Ledger) -> dict[str, Any]:
+def _row(item: Item, options: BatchOptions, ledger: Ledger, maker: Maker) -> dict[str, Any]:
     row: dict[str, Any] = {
         "name": item.name,
         "image": item.identity[0],
@@ -56,18 +58,18 @@ def _row(item: Item, options: BatchOptions, ledger: Ledger) -> dict[str, Any]:
     try:
         request = request_of(item, options)
         row["objects"], row["size"] = len(request.masks), [request.image.shape[1], request.image.shape[0]]
-        row["state"] = _state(item, options, ledger, request.content_key())
+        row["state"] = _state(item, options, ledger, maker, request.content_key())
     except Sam3dError as problem:
         row["error"] = error_event(problem)
     return row
 
 
-def _state(item: Item, options: BatchOptions, ledger: Ledger, key: str) -> str:
+def _state(item: Item, options: BatchOptions, ledger: Ledger, maker: Maker, key: str) -> str:
     """make, there, or failed or quarantined (earlier, and not to be tried again)."""
     if options.force:
         return "make"
     meta = output.complete_meta(output.Place(options.out, item.name, options.flat))
-    if meta is not None and meta.get("key") == key:
+    if meta is not None and meta.get("key") == key and maker.made(meta, item.engine):
         return "there"
     entry = ledger.same(item, stamp_of(item, options))
     return "make" if entry is None or is_tried_again(entry, options) else str(entry["status"])

@@ -17,6 +17,7 @@ from .. import automask, output
 from ..events import OK, done_fields, error_event, exit_code, job_event
 from ..inputs import MaskOptions, check_name, make_request, mask_files
 from ..jobs import Interrupts, watch
+from ..maker import Maker
 from ..settings import check_pointmap, check_settings
 from .show import Show
 
@@ -71,7 +72,7 @@ def _run(
     request = make_request(image, files, name=place.name, settings=settings, options=options)
     key = request.content_key()
     there = output.complete_meta(place)
-    if there is not None and there.get("key") == key and not force:
+    if there is not None and there.get("key") == key and not force and Maker().made(there, request.engine):
         show.event("done", **done_fields(place, there, "there", 0.0))
         return
     output.check_writable(place.out)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ...contract.errors import SetupError
 from ..job import Engine
-from ..weights import locate, records
+from ..weights import locate
 
 
 def _draft() -> Engine:
@@ -28,12 +28,3 @@ def engines() -> dict[str, Callable[[], Engine]]:
     """By what is there when the worker starts: `auto` is sam3d where its packages and weights are found, else the draft."""
     known: dict[str, Callable[[], Engine]] = {"draft": _draft, "sam3d": _sam3d}
     return known if locate.ready() else dict(reversed(known.items()))
-
-
-def weights() -> str:
-    """A digest of the weights that sam3d would use; empty: there are none."""
-    try:
-        folder = locate.find()
-        return records.digest(folder, locate.find_moge(folder)) if locate.ready() else ""
-    except (SetupError, OSError):
-        return ""

@@ -1,6 +1,7 @@
 """`python -m ....worker.weights VERB [--folder=DIR]`: what `sam3d weights` runs in the worker's interpreter. JSON lines on stdout (docs/weights.md):
 
 {"event": "file", "name", "state", "bytes", "text"}      {"event": "bytes", "name", "what", "done", "total"}      {"event": "log", "name", "level", "text"}
+{"event": "engines", "auto", "weights"}      what `auto` is, and a digest of the weights: asked by the batch, shown by nobody
 {"event": "failed", "error": {...}}                      {"event": "weights", "command", "folder", "ok", "text"}  the last one of a run that ends well
 """
 
@@ -18,13 +19,19 @@ from . import layout, locate
 def main(argv: list[str] | None = None) -> int:
     """The exit code: 0, 1 (something is wrong with the files), or an error's."""
     parser = argparse.ArgumentParser(prog="weights")
-    parser.add_argument("verb", choices=("status", "fetch", "verify", "convert", "fake"))
+    parser.add_argument("verb", choices=("status", "fetch", "verify", "convert", "fake", "engines"))
     parser.add_argument("--folder", help="default: where they are found, or belong")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args(argv)
-    return run(lambda report: _do(given, report))
+    return run(lambda report: _engines(report) if given.verb == "engines" else _do(given, report))
+
+
+def _engines(report: Report) -> bool:
+    auto, digest = locate.identity()
+    report("engines", auto=auto, weights=digest)
+    return True
 
 
 def _do(given: argparse.Namespace, report: Report) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...contract.errors import SetupError
-from . import layout
+from . import files, layout, records
 
 PACK = Path(__file__).resolve().parents[2]
 INNER = ("", "checkpoints", "hf", "checkpoints/hf")  # a folder may be the official one, or what it was fetched or unpacked into
@@ -35,6 +35,17 @@ def ready() -> bool:
     except SetupError:
         return False
     return find_moge(folder) is not None
+
+
+def identity() -> tuple[str, str]:
+    """The engine that `auto` is here, and a digest of the weights that sam3d would use; empty: there are none."""
+    if not ready():
+        return "draft", ""
+    try:
+        folder = find()
+        return "sam3d", records.digest(folder, find_moge(folder))
+    except (SetupError, OSError):  # sam3d itself says what is wrong with them
+        return "sam3d", ""
 
 
 def find(folder: str | os.PathLike[str] | None = None) -> Path:
@@ -139,11 +150,24 @@ def _moge_files(folder: Path) -> Iterator[Path]:
             yield path
         elif path.is_dir():
             yield from _existing(path)
-            named = [item for item in path.rglob("*") if "moge" in item.name.lower() and item.suffix in (".safetensors", ".pt")]
+            named = [
+                item for item in path.rglob("*") if "moge" in item.name.lower() and item.suffix in (".safetensors", ".pt") and _known(item)
+            ]
             # Version 1 is what the model was trained with; version 2 will do.
             yield from sorted(named, key=lambda item: ("2" in item.name or "3" in item.name, item.suffix, item.name))
     for snapshot in _snapshots(layout.MOGE_REPOSITORY):
         yield from _existing(snapshot)
+
+
+def _known(path: Path) -> bool:
+    """Not a version 2 without the configuration that its network is built from, as ComfyUI's own may be: then `fetch` brings version 1."""
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        head = files.header(path)
+    except (SetupError, OSError):
+        return True  # whoever reads it says what is wrong
+    return "model_config" in (head.get("__metadata__") or {}) or not any(name.startswith("encoder.") for name in head)
 
 
 def _existing(folder: Path) -> Iterator[Path]:

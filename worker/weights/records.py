@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import layout
+from .files import metadata
 
 Record = dict[str, Any]
 
@@ -68,12 +69,19 @@ def fingerprint(path: Path) -> str:
 
 
 def digest(folder: Path, moge: Path | None) -> str:
-    """Of the files that would be loaded, by their fingerprints (hashing ten gigabytes at every start would take half a minute)."""
+    """Of the files that would be loaded, by their fingerprints (hashing ten gigabytes at every start would take half a minute). A converted file counts as the
+    one that it was made of: converting changes no result. Raises SetupError for a converted file that is cut short, OSError."""
     found = hashlib.sha256()
-    files = [path for network in layout.NETWORKS if (path := network.there(folder)) is not None]
-    for path in [*files, *([moge] if moge else [])]:
-        found.update(f"{path.name} {fingerprint(path)}\n".encode())
+    files = [(network.stem, path) for network in layout.NETWORKS if (path := network.there(folder)) is not None]
+    for name, path in [*files, *([(layout.MOGE, moge)] if moge else [])]:
+        found.update(f"{name} {origin(path)}\n".encode())
     for name in layout.SETTINGS:
         if (path := folder / name).is_file():
             found.update(f"{name}\n".encode() + path.read_bytes())
     return found.hexdigest()
+
+
+def origin(path: Path) -> str:
+    """The fingerprint of the file that `path` was converted from, else its own."""
+    source = metadata(path).get("source_fingerprint") if path.suffix == ".safetensors" else None
+    return source or fingerprint(path)

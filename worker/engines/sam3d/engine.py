@@ -165,7 +165,12 @@ class _Run:
             warnings=(*self.engine.store.warnings, *dict.fromkeys(self.notes)),
             parameters={
                 **request.parameters(),
-                "in_effect": {**self.settings.facts(), "memory": self.engine.networks.plan, "weights": self.engine.store.origin},
+                "in_effect": {
+                    **self.settings.facts(),
+                    "memory": self.engine.networks.plan,
+                    "weights": self.engine.store.origin,
+                    "weights_digest": self.engine.store.digest,
+                },
             },
         )
 
