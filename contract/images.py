@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
 MAX_BYTES = 512 << 20  # of a file
+_ORIENTATION = 0x0112  # the EXIF tag
 _KINDS = "Give a PNG, JPEG, WebP, BMP, TIFF or still GIF."
 _lock = threading.RLock()  # Python's warning filters are global; one reader at a time may change them
 
@@ -149,9 +150,11 @@ def has_alpha(picture: Image) -> bool:
 
 
 def upright(picture: Image) -> Image:
-    """With its EXIF orientation applied."""
+    """With its EXIF orientation applied; the picture itself where there is none to apply, which saves a copy of all its pixels."""
     from PIL import ImageOps
 
+    if picture.getexif().get(_ORIENTATION, 1) == 1:
+        return picture
     turned = ImageOps.exif_transpose(picture)
     turned.format = picture.format
     return turned
@@ -163,7 +166,9 @@ def alpha_of(picture: Image) -> np.ndarray | None:
         return None
     if picture.mode.startswith("I"):  # 16 bits of grey; older Pillows call them I
         return np.where(np.asarray(picture) == picture.info["transparency"], 0, 255).astype(np.uint8)
-    return np.array(picture.convert("RGBA"), np.uint8)[..., 3]
+    if picture.mode in ("RGBA", "LA"):
+        return np.array(picture.getchannel("A"), np.uint8)
+    return np.array(picture.convert("RGBA").getchannel("A"), np.uint8)
 
 
 def grey_of(picture: Image) -> np.ndarray:
@@ -206,6 +211,8 @@ def _in_srgb(picture: Image, profile: Any) -> Image:
                     return turned
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass
+    if picture.mode == "RGBA":
+        return picture.convert("RGB")
     # By way of RGBA where there is alpha, so that colours under zero alpha stay as stored.
     return (picture.convert("RGBA") if has_alpha(picture) else picture).convert("RGB")
 

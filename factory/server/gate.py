@@ -16,6 +16,7 @@ import hashlib
 import hmac
 import ipaddress
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -23,13 +24,15 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...contract.errors import DeniedError, Sam3dError, TimeLimitError, TooLargeError
+from ...contract.errors import BusyError, DeniedError, Sam3dError, TimeLimitError, TooLargeError
 from .answers import Refused, answer
 from .limits import MIB, Limits
 
 COOKIE = "sam3d_session"
 OPEN = ("/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz", "/api/v1/session")  # without a token
 API = "/api/"
+FRAMES = "/api/v1/frames"
+_LARGE = {"/api/v1/images": "upload", "/api/v1/masks": "upload", FRAMES: "upload", "/api/v1/reconstruct": "wait"}
 DRAIN_BYTES, DRAIN_TIME = 64 * MIB, 10.0  # of a refused body
 CSP = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self' blob: data:; "
@@ -110,6 +113,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
         self.app, self.access, self.limits = app, access, limits
+        self._under_way: Counter[str] = Counter()  # calls with large bodies, which are received at once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -127,12 +131,27 @@ class Gate:
         elif scope["method"] == "OPTIONS" and headers.get("origin") in self.access.origins and "access-control-request-method" in headers:
             await _preflight(headers, send)
         else:
+            await self._admit(scope, body, send)
+
+    async def _admit(self, scope: Scope, body: _Body, send: Send) -> None:
+        """Calls with large bodies come in only so many at a time; the others are told to come back, before anything of them is kept."""
+        kind = _LARGE.get(scope["path"], "")
+        most = {"upload": self.limits.max_uploads, "wait": self.limits.max_sync}.get(kind)
+        if most is None or scope["method"] != "POST":
             await self._pass(scope, body, send)
+        elif self._under_way[kind] >= most:
+            await self._refuse(BusyError(f"The server takes {most} of these at once, and it does."), scope, body, send)
+        else:
+            self._under_way[kind] += 1
+            try:
+                await self._pass(scope, body, send)
+            finally:
+                self._under_way[kind] -= 1
 
     def _most(self, path: str) -> int:
-        if path in ("/api/v1/images", "/api/v1/masks", "/api/v1/reconstruct"):
-            return self.limits.max_body + MIB // 16  # and the multipart form around it
-        return self.limits.max_frame if path == "/api/v1/frames" else self.limits.max_json
+        if path == FRAMES:
+            return self.limits.max_frame
+        return self.limits.max_body + MIB // 16 if path in _LARGE else self.limits.max_json  # and the multipart form around it
 
     async def _pass(self, scope: Scope, body: _Body, send: Send) -> None:
         async def watch(message: Message) -> None:

@@ -8,7 +8,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from fastapi import Request, Response
@@ -36,15 +36,15 @@ class Instant:
     scene: bool = True
 
 
-def from_files(service: Service, files: Sequence[bytes], fields: Mapping[str, str]) -> Instant:
+def from_files(service: Service, files: Sequence[BinaryIO], fields: Mapping[str, str]) -> Instant:
     """files: the picture, then its masks. Raises a Sam3dError."""
     try:
         settings = given(Parameters.model_validate(json.loads(fields["params"]))) if fields.get("params") else {}
     except (ValidationError, ValueError, RecursionError) as problem:
         raise OptionError("`params` is no JSON object of parameters.", "docs/cli.md lists them.", detail=str(problem)) from None
     with service.decoding:
-        image, alpha = pictures.decode(files[0], service.limits)
-        masks = [pictures.mask_of(data, image.shape[:2], service.limits) for data in files[1:]]
+        image, alpha = pictures.decode(files[0].read(), service.limits)
+        masks = [pictures.mask_of(file.read(), image.shape[:2], service.limits) for file in files[1:]]
         return _begin(service, image, alpha, masks, settings)
 
 

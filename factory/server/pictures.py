@@ -10,7 +10,6 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -57,7 +56,7 @@ def keep_image(vault: Vault, image: np.ndarray, alpha: np.ndarray | None) -> Kep
     height, width = image.shape[:2]
     id = _digest("image", image, alpha)
     meta = {"width": width, "height": height, "has_alpha": alpha is not None}
-    fresh = not vault.has("image", id) and vault.put("image", id, _png(image if alpha is None else np.dstack([image, alpha])), meta)
+    fresh = not vault.has("image", id) and vault.put("image", id, _png(image, alpha), meta)
     return Kept(id, width, height, fresh, alpha is not None)
 
 
@@ -133,9 +132,12 @@ def _digest(kind: str, pixels: np.ndarray, alpha: np.ndarray | None) -> str:
     return digest.hexdigest()
 
 
-def _png(pixels: Any) -> bytes:
+def _png(pixels: np.ndarray, alpha: np.ndarray | None = None) -> bytes:
     from PIL import Image
 
+    picture = Image.fromarray(pixels)
+    if alpha is not None:
+        picture.putalpha(Image.fromarray(alpha))
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, format="PNG", compress_level=1)
+    picture.save(out, format="PNG", compress_level=1)
     return out.getvalue()

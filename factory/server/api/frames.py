@@ -32,13 +32,12 @@ async def add_frame(
     key: Key = None,
 ) -> models.JobOut:
     """Queue a request in the worker's own form. Its scene is the file `scene.frame` of the job, message JobDone."""
-    with service.flight("upload", service.limits.max_uploads):
-        aside = service.vault.spool / secrets.token_hex(16)
-        try:
-            sha = await _spool(request, aside)
-            new = await run_in_threadpool(intake.frame, service, aside, sha, name, priority)
-        finally:
-            await run_in_threadpool(_forget, aside)
+    aside = service.vault.spool / secrets.token_hex(16)
+    try:
+        sha = await _spool(request, aside)
+        new = await run_in_threadpool(intake.frame, service, aside, sha, name, priority)
+    finally:
+        await run_in_threadpool(_forget, aside)
     done = await run_in_threadpool(service.dispatcher.find, new.request_key)
     row, made = service.store.add(new, None if key is None else Once(key, sha), done)
     response.status_code = 201 if made and not done else 200

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 from fastapi import File, Form, Request, Response, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from pydantic import AfterValidator, WithJsonSchema
-from starlette.datastructures import UploadFile as StarletteFile
 
 from ....contract.errors import TooLargeError
 from .. import models, pictures, views
@@ -35,9 +34,7 @@ async def add_image(
     service: Serves, response: Response, file: Annotated[UploadFile, File(description="PNG, JPEG or WebP.")]
 ) -> models.ImageOut:
     """Send a picture. Its EXIF turn is applied, its metadata dropped."""
-    with service.flight("upload", service.limits.max_uploads):
-        data = await body_of(service, file)
-        kept = await run_in_threadpool(_keep_image, service, data)
+    kept = await run_in_threadpool(_keep_image, service, file.file)
     response.status_code = 201 if kept.fresh else 200
     response.headers["Location"] = f"{views.V1}/images/{kept.id}"
     return views.image(kept)
@@ -61,9 +58,7 @@ async def add_mask(
 ) -> models.MaskOut:
     """Send a mask for a picture: one object each. Soft edges are kept."""
     known = service.vault.meta("image", image_id)
-    with service.flight("upload", service.limits.max_uploads):
-        data = await body_of(service, file)
-        kept = await run_in_threadpool(_keep_mask, service, data, image_id, (known["height"], known["width"]))
+    kept = await run_in_threadpool(_keep_mask, service, file.file, image_id, (known["height"], known["width"]))
     response.status_code = 201 if kept.fresh else 200
     response.headers["Location"] = f"{views.V1}/masks/{kept.id}"
     return views.mask(kept, image_id)
@@ -76,9 +71,9 @@ async def get_mask(service: Serves, request: Request, id: models.Sha) -> Respons
     return picture(request, service.vault.path("mask", id), "image/png", id)
 
 
-async def body_of(service: Service, file: StarletteFile) -> bytes:
-    """An uploaded file's bytes. Raises TooLargeError."""
-    data = await file.read(service.limits.max_body + 1)
+def bytes_of(service: Service, file: BinaryIO) -> bytes:
+    """What was uploaded; it lies on the disk until its turn has come. Raises TooLargeError."""
+    data = file.read(service.limits.max_body + 1)
     if len(data) > service.limits.max_body:
         raise TooLargeError(f"The file is larger than {service.limits.max_body >> 20} MiB.", "Make the picture smaller first.")
     return data
@@ -92,14 +87,14 @@ def picture(request: Request, path: Path, kind: str, tag: str) -> Response:
     return FileResponse(path, media_type=kind, headers=headers)
 
 
-def _keep_image(service: Service, data: bytes) -> pictures.Kept:
+def _keep_image(service: Service, file: BinaryIO) -> pictures.Kept:
     with service.decoding:
-        return pictures.keep_image(service.vault, *pictures.decode(data, service.limits))
+        return pictures.keep_image(service.vault, *pictures.decode(bytes_of(service, file), service.limits))
 
 
-def _keep_mask(service: Service, data: bytes, image: str, size: tuple[int, int]) -> pictures.Kept:
+def _keep_mask(service: Service, file: BinaryIO, image: str, size: tuple[int, int]) -> pictures.Kept:
     with service.decoding:
-        return pictures.keep_mask(service.vault, pictures.mask_of(data, size, service.limits), image)
+        return pictures.keep_mask(service.vault, pictures.mask_of(bytes_of(service, file), size, service.limits), image)
 
 
 def _thumbnail(service: Service, id: str, width: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -13,9 +13,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from ....contract.errors import ImageError, OptionError
 from .. import instant, models
-from ..service import Service
 from . import Serves, router
-from .images import body_of
 
 routes = router("jobs")
 Answer = Literal["json", "glb", "ply"]
@@ -53,31 +51,29 @@ async def reconstruct(
 ) -> Response:
     """Send a picture and its masks, wait, get the result. A form with files, or JSON in the shape of Roboflow's guide."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    with service.flight("sync", service.limits.max_sync):
-        if kind == "multipart/form-data":
-            async with request.form(max_files=service.limits.max_masks + 1, max_fields=8) as form:
-                files, fields = await _files(service, form)
-            usual: Answer = "glb"
+    if kind == "multipart/form-data":
+        async with request.form(max_files=service.limits.max_masks + 1, max_fields=8) as form:
+            files, fields = _sorted(form)
             new = await run_in_threadpool(instant.from_files, service, files, fields)
-            answer = answer or _answer(fields)
-        elif kind == "application/json":
-            usual = "json"
-            new = await run_in_threadpool(instant.from_json, service, _parsed(await request.body()))
-        else:
-            raise OptionError("The body is neither a form nor JSON.", "Send multipart/form-data or application/json.")
-        row = await instant.wait(service, request, new.job)
-        return await run_in_threadpool(instant.response, service, row, new, answer or usual)
+        usual: Answer = "glb"
+        answer = answer or _answer(fields)
+    elif kind == "application/json":
+        usual = "json"
+        new = await run_in_threadpool(instant.from_json, service, _parsed(await request.body()))
+    else:
+        raise OptionError("The body is neither a form nor JSON.", "Send multipart/form-data or application/json.")
+    row = await instant.wait(service, request, new.job)
+    return await run_in_threadpool(instant.response, service, row, new, answer or usual)
 
 
-async def _files(service: Service, form: FormData) -> tuple[list[bytes], dict[str, str]]:
+def _sorted(form: FormData) -> tuple[list[BinaryIO], dict[str, str]]:
     """The picture and its masks, in this order, and the other fields. Raises OptionError for what the form can't have."""
-    files: dict[str, list[bytes]] = {"image": [], "mask": []}
+    files: dict[str, list[BinaryIO]] = {"image": [], "mask": []}
     fields: dict[str, str] = {}
     for name, value in form.multi_items():
         if name in files and isinstance(value, UploadFile):
-            data = await body_of(service, value)
-            if data or name == "image":  # a browser sends an empty part for a file that wasn't chosen
-                files[name].append(data)
+            if value.size or name == "image":  # a browser sends an empty part for a file that wasn't chosen
+                files[name].append(value.file)
         elif name in ("params", "answer") and isinstance(value, str):
             fields[name] = value
         else:

@@ -81,8 +81,6 @@ def _prompt(body: SegmentIn, width: int, height: int) -> Prompt:
         if x1 - x0 < 2 or y1 - y0 < 2:
             raise OptionError("The box holds nothing of the picture.", "Give x0, y0, x1, y1 with at least two pixels between.")
         box = (x0, y0, x1, y1)
-    if body.points and not any(point.label for point in body.points) and box is None:
-        raise OptionError("All points say where the object isn't.", "Give a point with label 1, or a box.")
     return Prompt(tuple(Point(p.x, p.y, bool(p.label)) for p in body.points), box, body.size)
 
 
