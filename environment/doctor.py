@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -62,15 +63,21 @@ def probe(python: str, name: str, *, needed: bool, deep: bool) -> Check:
     except OSError as problem:
         return Check(name, "broken", needed, text=f"{python} can't be run: {problem.strerror}", hint=HINTS["E_ENV_BROKEN"])
     took = round(time.perf_counter() - began, 2)
-    answer: dict[str, Any] = {}
-    for line in reversed(done.stdout.splitlines()):
-        if line.startswith("{"):
-            answer = json.loads(line)
-            break
+    answer = _last_object(done.stdout)
     if not answer:
         answer = {"state": "broken", "version": "", "text": _death(done.returncode, done.stderr)}
     hint = "" if answer["state"] in ("ok", "absent") else _hint(name, answer["text"])
     return Check(name, answer["state"], needed, answer["version"], took, answer["text"], hint)
+
+
+def _last_object(stdout: str) -> dict[str, Any]:
+    """The probe's own line: the last one that is a JSON object with a state. Packages print what they like before it."""
+    for line in reversed(stdout.splitlines()):
+        with contextlib.suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and "state" in found:
+                return found
+    return {}
 
 
 def _death(code: int, stderr: str) -> str:
@@ -141,7 +148,7 @@ def examine(root: str) -> tuple[list[Check], int]:
         )
     ]
     names = needed(record.get("layers", [])) + (["moge"] if "model" in record.get("layers", []) else [])
-    others = [name for name in PACKAGES if name not in names]
+    others = [name for name in PACKAGES if name not in (*names, "moge")]
     checks += [
         check
         for check in _probe_all(journal.env_python(env), names, extras=tuple(others), deep=True)

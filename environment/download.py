@@ -5,6 +5,7 @@ Servers lie: they cut connections, answer 503 for a while, redirect, send an HTM
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -15,6 +16,7 @@ import tarfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import IO
 
@@ -132,7 +134,12 @@ def open_url(url: str, timeout: float) -> http.client.HTTPResponse:
     """A GET that trusts PIP_CERT's authorities where that is set, and never leaves https for http."""
     trust = ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=trust), _Redirects())
-    reply: http.client.HTTPResponse = opener.open(urllib.request.Request(url, headers={"User-Agent": _AGENT}), timeout=timeout)
+    request = urllib.request.Request(re.sub(r"(?<=://)[^/@]+@", "", url), headers={"User-Agent": _AGENT})
+    named = re.match(r"https?://([^/@]+)@", url)  # a login in the address; not handed on where it redirects to
+    if named:
+        login = base64.b64encode(urllib.parse.unquote(named[1]).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {login}")
+    reply: http.client.HTTPResponse = opener.open(request, timeout=timeout)
     return reply
 
 

@@ -25,6 +25,8 @@ _FOREIGN = {
     "PYTHONUSERBASE",
     "VIRTUAL_ENV",
     "__PYVENV_LAUNCHER__",
+    "CONDARC",
+    "MAMBARC",
 }
 _KEPT = ("CONDA_OVERRIDE_CUDA", "CONDA_OVERRIDE_GLIBC")  # what a machine without a GPU may claim for a solve
 

@@ -59,7 +59,8 @@ class Steps:
     def failed(self, error: InstallError | None) -> None:
         """None: interrupted."""
         self.record["status"] = "failed" if error else "interrupted"
-        self.record["error"] = {key: mask(value) for key, value in error.to_dict().items()} if error else None
+        error = error or InstallError("E_INTERRUPTED", "It was stopped.")
+        self.record["error"] = {key: mask(value) for key, value in error.to_dict().items()}
         self._write()
 
     @contextlib.contextmanager

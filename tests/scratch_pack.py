@@ -32,7 +32,8 @@ sys.exit(int(os.environ.get("STUB_EXIT", "0")))
 # The Python of a fake environment: the one that runs the tests. What the installer asks of each package it answers by itself; FAKE_PROBE holds
 # another answer for all of them.
 INTERPRETER = """#!/bin/sh
-case "$*" in *probes.py*) echo "${{FAKE_PROBE:-{{\\"state\\": \\"ok\\", \\"version\\": \\"1\\", \\"text\\": \\"12.8\\"}}}}"; exit;; esac
+answer='{{"state": "ok", "version": "1", "text": "12.8"}}'
+case "$*" in *probes.py*) echo "${{FAKE_PROBE:-$answer}}"; exit;; esac
 exec "{python}" "$@"
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ async def main(action: str, request: dict[str, Any]) -> None:
         BuildString,
         Gateway,
         GenericVirtualPackage,
+        MatchSpec,
         PackageName,
         SourceConfig,
         Version,
@@ -30,7 +32,7 @@ async def main(action: str, request: dict[str, Any]) -> None:
     cache = Path(request["cache"])
     records = await solve(
         sources=request["channels"],
-        specs=request["specs"],
+        specs=[MatchSpec(spec, strict=False) for spec in request["specs"]],  # as conda reads them; the solver's own reading is stricter
         platforms=[request["system"], "noarch"],
         virtual_packages=here,
         gateway=Gateway(cache_dir=cache / "repodata", default_config=config),
@@ -44,8 +46,12 @@ async def main(action: str, request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    code = 0
     try:
         asyncio.run(main(sys.argv[1], json.load(sys.stdin)))
     except Exception as error:  # the library's errors have many types, and a message each; whoever started this reads it
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(1)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the library's threads may still run, and crash an interpreter that takes itself apart
