@@ -43,6 +43,42 @@ def test_keys_tell_everything_apart():
     assert len(keys) == 8 and key_of("x", a=1, b=2) == key_of("x", b=2, a=1)
 
 
+def test_what_was_used_last_is_in_memory_too(tmp_path):
+    cache = Cache(tmp_path, limit=0, memory=2500)
+    keys = [key_of("x", n=n) for n in range(3)]
+    for n, key in enumerate(keys[:2]):
+        cache.put(key, {"n": n}, entry(n))
+    assert cache.get(keys[0])[0] == {"n": 0} and not list(tmp_path.iterdir())
+    cache.put(keys[2], {}, entry(2))  # keys[1] was used longest ago
+    assert [cache.holds(key) for key in keys] == [True, False, True] and cache.get(keys[1]) is None
+    cache.put(keys[2], {"n": 9}, entry(9))
+    assert cache.get(keys[2])[0] == {"n": 9} and cache._memory.size == 2 * sum(item.nbytes for item in entry(0).values())
+    cache.put(keys[1], {}, entry(1, 2000))  # more than half of the limit
+    assert cache.get(keys[1]) is None and cache.get(keys[0]) is not None
+
+
+def test_what_is_in_memory_can_not_be_changed_from_outside(tmp_path):
+    cache, key, own = Cache(tmp_path, memory=10_000), key_of("x"), entry(0)
+    cache.put(key, {}, own)
+    own["a"][:] = 0
+    found = cache.get(key)[1]["a"]
+    assert np.array_equal(found, entry(0)["a"])
+    with pytest.raises(ValueError, match="read-only"):
+        found[0] = 1
+    other = Cache(tmp_path, memory=10_000)  # from the disk into memory
+    assert np.array_equal(other.get(key)[1]["a"], found)
+    (tmp_path / (key + stage_cache.SUFFIX)).unlink()
+    assert np.array_equal(other.get(key)[1]["a"], found) and other.holds(key) and not Cache(tmp_path).holds(key)
+
+
+def test_memory_keeps_the_entry_on_disk_young(tmp_path):
+    cache, key = Cache(tmp_path, memory=10_000), key_of("x")
+    cache.put(key, {}, entry(0))
+    path = tmp_path / (key + stage_cache.SUFFIX)
+    os.utime(path, (1000, 1000))
+    assert cache.get(key) is not None and path.stat().st_mtime > 1000
+
+
 def test_the_least_recently_used_goes_first(tmp_path):
     cache = Cache(tmp_path, limit=5000)
     keys = [key_of("x", n=n) for n in range(4)]
@@ -77,6 +113,8 @@ def test_limits(tmp_path, monkeypatch):
     monkeypatch.setenv("SAM3D_CACHE", str(tmp_path / "named"))
     monkeypatch.setenv("SAM3D_CACHE_BYTES", "77")
     assert (stage_cache.open_cache().folder, stage_cache.open_cache().limit) == (tmp_path / "named", 77)
+    monkeypatch.setenv("SAM3D_CACHE_MEMORY", "88")
+    assert stage_cache.open_cache()._memory.limit == 88
     monkeypatch.setenv("SAM3D_CACHE_BYTES", "much")
     with pytest.raises(OptionError, match="no number"):
         stage_cache.open_cache()

@@ -1,7 +1,9 @@
 """The sam3d engine: Meta's SAM 3D Objects in plain PyTorch (docs/sam3d.md).
 
 engine      request in, scene out: the stages, each looked up before it is computed
+picture     what depends on the picture alone, and can be prepared
+mesh        latents -> the mesh that people get
+kept        results of stages as entries of the cache
 settings    what quality and options mean
-mesh        the decoder's surface -> the mesh that people get
 voxels      the first picture of an object
 """

@@ -7,8 +7,9 @@ none: where a step can't be done, the mesh goes on as it is, and a warning says 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -19,13 +20,14 @@ from ...geometry.cleanup.clean import CleanOptions, clean
 from ...geometry.texture.bake import Baked, BakeOptions, bake
 from ...job import Job, timed
 from ...sam3d.decoded import mesh_of, splats_of
-from ...sam3d.pipeline import StructuredLatent
+from ...sam3d.pipeline import Pipeline, StructuredLatent
 from . import kept
 from .settings import Settings
 
 if TYPE_CHECKING:
     from .engine import Engine
 
+T = TypeVar("T")
 _PROBLEMS = (EngineError, InputError, OutputError, SetupError)  # not JobCancelled
 
 
@@ -58,30 +60,29 @@ class Finisher:
         self.cleans = settings.want_mesh and not self.raw and not holds(self.clean_key)
         self.bakes = settings.want_mesh and self.bake_options is not None and not (holds(self.clean_key) and holds(self.bake_key))
         self.decodes = (settings.want_splats or self.bakes) + (self.cleans or (settings.want_mesh and self.raw))
-        self._decoded = 0
 
     def finish(self, latent: StructuredLatent) -> Finished:
         """Decode, clean and texture what is wanted and isn't kept."""
-        self._latent = latent
+        decoded = _Decoded(self.engine.pipeline, latent, self.settings.splats_per_voxel, self.job, self.decodes)
         mesh = bare = bare_key = None
         info: dict[str, Any] = {}
         if self.settings.want_mesh:
-            bare, bare_key, info = self._bare()
+            bare, bare_key, info = self._bare(decoded)
         if bare is not None:
             mesh = bare
             if self.bake_options is not None and "failed" not in info.get("clean", {}):
-                mesh, report = self._textured(bare, self.bake_options, bare_key)
+                mesh, report = self._textured(bare, self.bake_options, bare_key, decoded)
                 info = {**info, **report}
-        return Finished(mesh, self._splats if self.settings.want_splats else None, bare, bare_key, info)
+        return Finished(mesh, decoded.splats if self.settings.want_splats else None, bare, bare_key, info)
 
     # -- the steps
 
-    def _bare(self) -> tuple[Mesh | None, str | None, dict[str, Any]]:
+    def _bare(self, decoded: _Decoded) -> tuple[Mesh | None, str | None, dict[str, Any]]:
         """The mesh without a texture, cleaned where that is wanted and can be done; its key where it is kept; None where there is no surface."""
         if not self.raw and (found := self.engine.cache.get(self.clean_key)) is not None:
             mesh, facts = kept.record_of(Mesh, found)
             return self._noted(mesh, facts)
-        surface = self._surface
+        surface = decoded.surface
         if len(surface.faces) == 0:
             return None, None, {}
         raw_faces = {"raw_faces": len(surface.faces)}
@@ -104,12 +105,12 @@ class Finisher:
             self.engine.pipeline.note(str(note))
         return mesh, self.clean_key, facts
 
-    def _textured(self, bare: Mesh, options: BakeOptions, bare_key: str | None) -> tuple[Mesh, dict[str, Any]]:
+    def _textured(self, bare: Mesh, options: BakeOptions, bare_key: str | None, decoded: _Decoded) -> tuple[Mesh, dict[str, Any]]:
         """The mesh with a texture, or as it is where there are no splats or the bake fails."""
         if bare_key is not None and (found := self.engine.cache.get(self.bake_key)) is not None:
             mesh, facts = kept.record_of(Mesh, found)
             return mesh, {"bake": facts}
-        splats, pipeline = self._splats, self.engine.pipeline
+        splats, pipeline = decoded.splats, self.engine.pipeline
         if len(splats.positions) == 0:
             return bare, {}
         device = pipeline.device if pipeline.device.type == "cuda" else torch.device("cpu")
@@ -127,27 +128,30 @@ class Finisher:
             self.engine.cache.put(self.bake_key, *kept.of_record(mesh, made.report))
         return mesh, {"bake": made.report}
 
-    # -- the decoders, each run once where it is asked for
+
+class _Decoded:
+    """One object's latents through the decoders, each run once, where it is asked for. count: how many will be."""
+
+    def __init__(self, pipeline: Pipeline, latent: StructuredLatent, per_voxel: int, job: Job, count: int) -> None:
+        self._pipeline, self._latent, self._per_voxel = pipeline, latent, per_voxel
+        self._job, self._count, self._done = job, count, 0
 
     @functools.cached_property
-    def _splats(self) -> Splats:
-        with timed(self.job, "decode"):
-            self._step()
-            made = splats_of(self.engine.pipeline.splats(self._latent, self.settings.splats_per_voxel))
-            self._step(1)
-            return made
+    def splats(self) -> Splats:
+        return self._run(lambda: splats_of(self._pipeline.splats(self._latent, self._per_voxel)))
 
     @functools.cached_property
-    def _surface(self) -> Mesh:
-        with timed(self.job, "decode"):
-            self._step()
-            made = mesh_of(self.engine.pipeline.surface(self._latent))
-            self._step(1)
-            return made
+    def surface(self) -> Mesh:
+        return self._run(lambda: mesh_of(self._pipeline.surface(self._latent)))
 
-    def _step(self, done: int = 0) -> None:
-        self._decoded += done
-        self.job.step("decode", self._decoded, max(self.decodes, self._decoded, 1))
+    def _run(self, decode: Callable[[], T]) -> T:
+        with timed(self._job, "decode"):
+            self._count = max(self._count, self._done + 1)
+            self._job.step("decode", self._done, self._count)
+            made = decode()
+            self._done += 1
+            self._job.step("decode", self._done, self._count)
+        return made
 
 
 def _said(problem: EngineError | InputError | OutputError | SetupError) -> str:
