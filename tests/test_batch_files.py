@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from comfyui_sam3d.contract.errors import OptionError, OutputError, PairingError, SetupError
 from comfyui_sam3d.factory import output
-from comfyui_sam3d.factory.batch import BatchOptions
+from comfyui_sam3d.factory.batch import BatchOptions, ledger
 from comfyui_sam3d.factory.batch.ledger import FolderLock, Ledger
 from comfyui_sam3d.factory.batch.plan import make_plan, request_of, stamp_of
 from comfyui_sam3d.factory.executors.local import environments
@@ -291,3 +292,17 @@ def test_the_output_is_no_input(tmp_path):
     assert names(make_plan(options(tmp_path, recursive=True))) == ["a"]
     with pytest.raises(PairingError):
         make_plan(options(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(("name", "held"), [("ENOLCK", False), ("ENOTSUP", False), ("EWOULDBLOCK", True)])
+def test_a_file_system_without_locks_locks_nobody_out(tmp_path, monkeypatch, name, held):
+    def take(_file: object) -> None:
+        raise OSError(getattr(errno, name), "no")
+
+    monkeypatch.setattr(ledger, "_take", take)
+    if held:
+        with pytest.raises(OutputError, match="Another batch"), FolderLock(tmp_path):
+            pass
+    else:
+        with FolderLock(tmp_path):
+            pass

@@ -5,6 +5,7 @@ A line that was torn by a power cut or a kill is left out when reading; the next
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from .plan import BatchOptions, Identity, Item, Stamp
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".sam3d-batch.lock"
+_NO_LOCKS = {getattr(errno, name, None) for name in ("ENOLCK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS")}  # what a file system without locks says
 
 
 class Ledger:
@@ -110,7 +112,10 @@ def is_tried_again(entry: dict[str, Any], options: BatchOptions) -> bool:
 
 
 class FolderLock:
-    """An operating system lock on a file in the folder: it goes with the process, however that ends. A context manager."""
+    """An operating system lock on a file in the folder: it goes with the process, however that ends. A context manager.
+
+    A file system without locks (some network ones) gives none: there, whoever starts batches sees to it that only one writes.
+    """
 
     def __init__(self, out: Path) -> None:
         self.path = out / LOCK
@@ -124,7 +129,9 @@ class FolderLock:
             raise OutputError(f"{self.path} can't be written: {problem.strerror or problem}.") from None
         try:
             _take(self._file)
-        except OSError:
+        except OSError as problem:
+            if problem.errno in _NO_LOCKS:
+                return self
             self._file.close()
             raise OutputError(
                 f"Another batch is writing into {self.path.parent}.", "Wait until it has finished, or choose another folder with --out."

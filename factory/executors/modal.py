@@ -35,17 +35,25 @@ TICK = 0.05
 Map = Callable[[AsyncIterator[bytes]], AsyncGenerator[Union[bytes, BaseException], None]]  # frames in -> answers out, in any order
 
 
-def deployed(app: str | None = None) -> Map:
-    """The `.map` of the deployed app. Modal is met when it is used."""
+def mapped(method: Callable[[], Any]) -> Map:
+    """method: gives the remote method `answer` when the map is opened."""
 
     async def call(frames: AsyncIterator[bytes]) -> AsyncGenerator[bytes | BaseException, None]:
-        import modal
-
-        method = getattr(modal.Cls.from_name(app or os.environ.get(APP_VARIABLE) or APP, CLASS)(), METHOD)
-        async for answer in method.map.aio(frames, order_outputs=False, return_exceptions=True):
+        async for answer in method().map.aio(frames, order_outputs=False, return_exceptions=True):
             yield answer
 
     return call
+
+
+def deployed(app: str | None = None) -> Map:
+    """The `.map` of the deployed app. Modal is met when it is used."""
+
+    def method() -> Any:
+        import modal
+
+        return getattr(modal.Cls.from_name(app or os.environ.get(APP_VARIABLE) or APP, CLASS)(), METHOD)
+
+    return mapped(method)
 
 
 class ModalExecutor:

@@ -70,7 +70,7 @@ class RayExecutor:
         import ray
 
         # Ray prints what it has to say of dead actors into stdout, which is the command's own; log_to_driver doesn't stop that, and nothing public does.
-        ray._private.worker._worker_logs_enabled = False  # type: ignore[attr-defined]
+        ray._private.worker._worker_logs_enabled = False
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         try:
             if not own:

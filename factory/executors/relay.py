@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ...client import open_backend
+import numpy as np
+
+from ...client import LocalBackend
 from ...contract import messages
-from ...contract.backend import Cancelled, Done, Event, Failed, Log, Progress
+from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Progress
 from ...contract.errors import ProtocolError, Sam3dError
 from ...contract.frames import encode_frame, read_frame
 from ...contract.record import Record
@@ -22,12 +24,26 @@ _REQUEST = {messages.Reconstruct.__name__: messages.Reconstruct}
 class Relay:
     """The far side: one worker, kept between jobs. It is what a Ray actor is made of, and what a Modal container holds."""
 
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        self._backend = open_backend(environment=environment)
+    def __init__(self, backend: Backend | None = None) -> None:
+        self._backend = backend if backend is not None else LocalBackend()
+        self._refused: Sam3dError | None = None
 
-    def start(self) -> str:
-        """Start the worker now; returns its version. Raises a Sam3dError."""
-        return self._backend.start().version
+    def warm(self, engine: str = "auto") -> str:
+        """Make something tiny, so that the worker is there and its engine loaded before the first job; returns the engine's name. Raises a Sam3dError."""
+        rows, columns = np.mgrid[:64, :64] - 31.5
+        disc = rows**2 + columns**2 < 24**2
+        pixels = np.where(disc[..., None], (200, 120, 60), 255).astype(np.uint8)
+        request = ReconstructRequest(image=pixels, masks=disc[None], engine=engine, quality="fast", outputs=())  # type: ignore[arg-type]
+        return self._backend.reconstruct(request).result().engine
+
+    def refuse(self, problem: Sam3dError) -> None:
+        """From now on every job fails with this."""
+        self._refused = problem
+
+    def check(self) -> None:
+        """Raises what `refuse` was given."""
+        if self._refused is not None:
+            raise self._refused
 
     def run(self, frame: bytes) -> Iterator[bytes]:
         """A request's frame -> the frames of its events, as they come; the last is the answer. Never raises for a job that fails.
@@ -38,6 +54,7 @@ class Relay:
         try:
             message = _message(frame, _REQUEST)
             number = message.job
+            self.check()
             job = self._backend.reconstruct(message.request)
         except Sam3dError as problem:
             yield _frame(messages.JobFailed(number, problem.to_json()))
