@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .ids import SHA, ULID
-from .params import Parameters
+from .params import Parameters, whole
 
 Sha = Annotated[str, Field(pattern=SHA)]
 JobId = Annotated[str, Field(pattern=ULID)]
+Whole = Annotated[int, BeforeValidator(whole)]
 Name = Annotated[str, Field(min_length=1, max_length=80)]
 Status = Literal["queued", "starting", "running", "succeeded", "failed", "canceled"]
 
@@ -69,7 +70,7 @@ class JobIn(In):
     names: list[Name] = Field(default=[], max_length=32, description="One for each mask, or none.")
     name: Name = Field(default="object", description="What the job is called.")
     params: Parameters | None = None  # type: ignore[valid-type]
-    priority: int = Field(default=0, ge=-100, le=100, description="Higher ones are worked off first.")
+    priority: Whole = Field(default=0, ge=-100, le=100, description="Higher ones are worked off first.")
     no_cache: bool = Field(default=False, description="Make it even where the same result is there.")
 
 

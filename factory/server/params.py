@@ -9,10 +9,10 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ...contract.record import field_types
 from ...contract.request import FORMATS, DraftOptions, ExportOptions, ReconstructRequest, Sam3dOptions
@@ -22,6 +22,11 @@ from .ids import SHA
 _RECORDS: dict[str, type[Any]] = {"request": ReconstructRequest, "draft": DraftOptions, "sam3d": Sam3dOptions, "export": ExportOptions}
 _LEFT_OUT = ("pointmap", "intrinsics")
 _TINY: dict[str, Any] = {"image": np.zeros((1, 1, 3), np.uint8), "masks": np.ones((1, 1, 1), bool)}
+
+
+def whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _fields() -> dict[str, Any]:
@@ -47,7 +52,8 @@ def _fields() -> dict[str, Any]:
             continue
         limits = item.metadata.get("limits")
         bounds = dict(zip(("ge", "le"), limits)) if limits else {}
-        found[name] = (field_types(record)[name] | None, Field(None, **bounds))
+        kind = field_types(record)[name] | None
+        found[name] = (Annotated[kind, BeforeValidator(whole)] if int in get_args(kind) else kind, Field(None, **bounds))
     return found
 
 

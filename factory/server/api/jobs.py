@@ -17,12 +17,19 @@ from . import Serves, router
 routes = router("jobs")
 Key = Annotated[str | None, Header(alias="Idempotency-Key", pattern=r"^[!-~]{1,200}$", description="The same key and call: the same job.")]
 LastId = Annotated[str | None, Header(alias="Last-Event-ID", description="Go on behind this event.")]
-_SSE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events: status, progress, log, output, done."}
+_EVENT = {
+    "type": "object",
+    "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string", "description": "JSON."}},
+    "required": ["data"],
 }
-_FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}, "description": "The file."}}
-_ZIP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}, "description": "An archive."}}
+_SSE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "Events: status, progress, log, output, done."}
+}
 _TYPES = {".glb": "model/gltf-binary", ".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4", ".json": "application/json"}
+_FILE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {kind: {} for kind in ("application/octet-stream", *_TYPES.values())}, "description": "The file."}
+}
+_ZIP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}, "description": "An archive."}}
 
 
 @routes.post("/jobs", status_code=201, responses={200: {"model": models.JobOut, "description": "It was there already."}})

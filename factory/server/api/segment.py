@@ -17,7 +17,7 @@ from ..service import Service
 from . import Serves, router
 
 routes = router("pictures")
-Pixel = Annotated[int, Field(ge=0, le=16384)]
+Pixel = Annotated[models.Whole, Field(ge=0, le=16384)]
 
 
 class PointIn(models.In):
