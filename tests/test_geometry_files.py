@@ -346,8 +346,14 @@ def test_a_job_sees_every_file_and_every_frame() -> None:
     scene = scene_of(SceneObject("a", globe(), cloud()), SceneObject("b", globe()))
     options = ExportOptions(preview_size=64, turntable_frames=5)
     encode(scene, ["turntable", "glb", "ply", "preview"], options, job)
-    assert job.steps == [("encode", i, 11) for i in range(12)]  # model and 2 objects as GLB, 1 + 1 as PLY, the preview, 5 frames
+    assert job.steps == [
+        ("encode", i, 13) for i in range(14)
+    ]  # 2 textures, model and 2 objects as GLB, 1 + 1 as PLY, the preview, 5 frames
     stopped = Watched(stop=8)
     with pytest.raises(JobCancelled):
         encode(scene, ["turntable", "glb", "ply", "preview"], options, stopped)
-    assert stopped.steps[-1] == ("encode", 8, 11)
+    assert stopped.steps[-1] == ("encode", 8, 13)
+    stopped = Watched(stop=1)  # among the textures, which are encoded beside one another
+    with pytest.raises(JobCancelled):
+        encode(scene, ["glb"], options, stopped)
+    assert stopped.steps[-1] == ("encode", 1, 5)

@@ -37,7 +37,7 @@ def encode(
     format. An object without a mesh is left out of mesh files, one without splats out of splat files; a scene without any is an
     OutputError. Raises OptionError for an unknown format, OutputError for a missing or broken mesh and SetupError for a missing package before anything is
     encoded, and OutputError for splats without a finite row when it comes to them. Pictures show the scene as the engine placed it, whatever the options move.
-    job: told between any two files and pictures; lets its JobCancelled pass. photo: uint8 (H, W, 3) sRGB, what the scene was made of: `overlay` needs it.
+    job: told between any two textures, files and pictures; lets its JobCancelled pass. photo: uint8 (H, W, 3) sRGB, what the scene was made of: `overlay` needs it.
     """
     options = options or ExportOptions()
     wanted = list(dict.fromkeys(formats))
@@ -46,9 +46,14 @@ def encode(
     ready(wanted, options)
     files: dict[str, bytes] = {}
     pictures = [kind for kind in wanted if kind in PICTURES]
-    tasks = _tasks(scene, [kind for kind in wanted if kind not in PICTURES], options)
+    formats = [kind for kind in wanted if kind not in PICTURES]
+    assembly, textures = Assembly(scene, options) if formats else None, Textures()
+    tasks = _tasks(assembly, formats, options, textures) if assembly is not None else []
+    ahead = _pictured(assembly.scene, formats) if assembly is not None else []
     turns = sum(kind in ("turntable", "video") for kind in pictures)
-    ticker = _Ticker(job or QuietJob(), len(tasks) + len(pictures) - turns + turns * options.turntable_frames)
+    ticker = _Ticker(job or QuietJob(), len(ahead) + len(tasks) + len(pictures) - turns + turns * options.turntable_frames)
+    for _ in textures.ahead(ahead):
+        ticker.step()
     for task in tasks:
         files |= task()
         ticker.step()
@@ -74,12 +79,17 @@ def ready(formats: Iterable[str], options: ExportOptions) -> None:
         need()
 
 
-def _tasks(scene: Scene, formats: Iterable[str], options: ExportOptions) -> list[Callable[[], dict[str, bytes]]]:
-    """A task for each file of meshes or splats."""
-    formats = list(formats)
-    if not formats:
+def _pictured(scene: Scene, formats: Iterable[str]) -> list[np.ndarray]:
+    """The textures that will stand in these files, where there are several of them."""
+    if not set(formats) & set(_WITH_NODES):
         return []
-    assembly, textures = Assembly(scene, options), Textures()
+    found = [thing.mesh.texture for thing in scene.objects if thing.mesh is not None and thing.mesh.texture is not None]
+    return found if len(found) > 1 else []
+
+
+def _tasks(assembly: Assembly, formats: Iterable[str], options: ExportOptions, textures: Textures) -> list[Callable[[], dict[str, bytes]]]:
+    """A task for each file of meshes or splats."""
+    scene = assembly.scene
     single = options.objects and len(scene.objects) > 1
     stems, mesh_stems = _stems(scene)
     tasks: list[Callable[[], dict[str, bytes]]] = []
