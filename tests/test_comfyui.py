@@ -504,11 +504,13 @@ def test_canvas(real: Host, tmp_path: Path, name: str) -> None:
 @pytest.mark.skipif("CHROMIUM" not in os.environ, reason="CHROMIUM names no browser")
 def test_canvas_in_japanese(host: Host, tmp_path: Path) -> None:
     shots = Path(os.environ.get("SAM3D_SHOTS") or tmp_path)
+    shown = simple(15, n4=("SAM3DOptions", {}))
+    shown["2"]["inputs"]["options"] = ["4", 0]
     code = "window.app.graph._nodes.map((n) => [n.title, (n.widgets || []).map((w) => w.label || w.name), n.inputs.map((i) => i.label || i.localized_name)])"
     steps = [
         {"do": "setting", "name": "Comfy.Locale", "value": "ja"},
         {"do": "reload"},
-        {"do": "load", "graph": simple(15), "api": True, "name": "ja"},
+        {"do": "load", "graph": shown, "api": True, "name": "ja"},
         {"do": "fit"},
         {"do": "evaluate", "code": code},
         {"do": "screenshot", "path": str(shots / "japanese.png")},
@@ -521,3 +523,4 @@ def test_canvas_in_japanese(host: Host, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     words = json.dumps(json.loads(done.stdout.splitlines()[-1])["steps"][4], ensure_ascii=False)
     assert "SAM3D 再構成" in words and "マスクの極性" in words and "ファイル名の先頭" in words, words
+    assert "SAM3D オプション" in words and "第2段階のガイダンス" in words and "MoGe ジオメトリ" in words, words
