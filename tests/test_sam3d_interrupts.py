@@ -161,16 +161,18 @@ class Exhausted:
             self.held.append(weakref.ref(large))
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (not really).")
 
-    def of_network(self, engine: Engine, name: str) -> None:
-        """Inside the block that uses the network `name`."""
+    def of_network(self, engine: Engine, name: str, *, late: bool = False) -> None:
+        """Inside the block that uses the network `name`: when it begins, or late, when it ends."""
         networks, real = engine.networks, engine.networks.use
 
         @contextmanager
         def use(wanted: str):
             with real(wanted) as network:
-                if wanted == name:
+                if wanted == name and not late:
                     self.strike()
                 yield network
+                if wanted == name and late:
+                    self.strike()
 
         networks.use = use  # type: ignore[method-assign]
 
@@ -222,7 +224,7 @@ def test_noise_of_the_original_is_the_same_after_running_out_of_memory(store, tm
     """There, stage 2 goes on with the numbers where stage 1 stopped: a second attempt must not go on further."""
     calm = run(an_engine(store, tmp_path / "calm"), wanted(noise="original"))[0]
     engine, exhausted = an_engine(store, tmp_path / "exhausted"), Exhausted()
-    exhausted.of_network(engine, "latent_flow")
+    exhausted.of_network(engine, "latent_flow", late=True)
     scene, _ = run(engine, wanted(noise="original"))
     assert scene.parameters["in_effect"]["memory"] == "swapped"
     assert content(scene.replace(warnings=calm.warnings)) == content(calm)

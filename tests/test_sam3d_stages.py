@@ -83,6 +83,8 @@ def test_a_point_map_of_ones_own_leaves_nothing_to_prepare_of_it(store, tmp_path
     assert job.stages == {"picture"}
     _, job = run(engine, a_request(own={**own, **BARE}))
     assert not job.stages & PICTURE
+    _, job = run(engine, a_request(own={**own, **BARE}, image=255 - IMAGE))
+    assert job.stages >= {"picture", "structure", "latents"}, "the same points, but of another picture"
 
 
 # -- what each parameter reaches
