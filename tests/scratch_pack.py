@@ -52,7 +52,7 @@ for word, text in json.loads(os.environ.get("FAKE_UV_FAIL", "{{}}")).items():
         print(text, file=sys.stderr)
         sys.exit(2)
 if args[0] == "venv":
-    env = Path(next(a for a in args if a.endswith("_env")))
+    env = Path(args[args.index("--python") + 2])
     (env / "bin").mkdir(parents=True)
     (env / "bin/python").write_text({interpreter!r})
     (env / "bin/python").chmod(0o755)

@@ -9,6 +9,8 @@ if __name__ == "__main__":
     channel = claim_stdio()  # first of all: from here on nothing that prints can corrupt the stream
     from .engines import engines
     from .geometry import encode, ready
+    from .in_use import hold
     from .weights import locate
 
+    hold()
     serve(channel, engines(), encode, ready, locate.identity()[1])

@@ -82,7 +82,7 @@ def _device() -> Iterator[Check]:
         device = torch.device("mps")
         yield ("gpu", "ok", "Apple's, through Metal", "")
     elif driver and torch.version.cuda is None:
-        hint = "Name a Python whose torch has CUDA in SAM3D_WORKER_PYTHON (environment/README.md)."
+        hint = "Type: python install.py   (it chooses the profile by the GPU; docs/install.md)"
         yield ("gpu", "note", f"the NVIDIA driver {driver} is there, but torch {torch.__version__} computes on the CPU alone", hint)
     elif torch.version.cuda is not None:
         what = f"the driver {driver} doesn't go with" if driver else "no NVIDIA driver for"
