@@ -61,7 +61,7 @@ def test_the_nearest_point_is_exact_among_slivers_of_all_sizes(seed: int) -> Non
     vertices, faces = corners.reshape(-1, 3), np.arange(450).reshape(-1, 3)
     points = rng.normal(size=(300, 3)) * 2
     wanted = plain_distance(points, corners)
-    for hit in (nearest.NearestFaces(vertices, faces)(points), nearest.nearest_by_all(points, vertices, faces, "cpu")):
+    for hit in (nearest.NearestFaces(vertices, faces)(points), nearest.nearest_by_blocks(points, vertices, faces, "cpu")):
         assert hit.distance == pytest.approx(wanted, abs=1e-9)
         foot = np.einsum("pk,pkx->px", hit.weights, vertices[faces[hit.face]])
         assert np.linalg.norm(points - foot, axis=1) == pytest.approx(hit.distance, abs=1e-12)
@@ -75,7 +75,7 @@ def test_the_nearest_point_is_exact_where_many_large_faces_cross() -> None:
     points = rng.normal(size=(100, 3))
     wanted = plain_distance(points, vertices[faces])
     assert nearest.NearestFaces(vertices, faces)(points).distance == pytest.approx(wanted, abs=1e-9)
-    assert nearest.nearest_by_all(points + 100, vertices + 100, faces, "cpu").distance == pytest.approx(wanted, abs=1e-9)
+    assert nearest.nearest_by_blocks(points + 100, vertices + 100, faces, "cpu").distance == pytest.approx(wanted, abs=1e-9)
 
 
 def test_samples_are_even_over_the_area() -> None:

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from .nearest import nearest_faces
 from .repair import vertex_normals
+from .tensors import placed, plain, rows
 from .topology import Array
 
 Surface = tuple[Array, Array]
+Placed = tuple[Tensor, Tensor]  # the same on a device
 _PAIRS = 1 << 28  # of vertices at once: 1 GiB
 
 
-def carry(values: Array, source: Surface, target: Surface, device: torch.device | str = "cpu") -> Array:
-    """values float (V, C) of the source's vertices -> float32 (W, C) of the target's. source, target: (vertices, faces).
+def carry(values: Array, source: Surface | Placed, target: Surface, device: torch.device | str = "cpu") -> Array:
+    """values float (V, C) of the source's vertices -> float32 (W, C) of the target's. source, target: (vertices, faces), the source as arrays or tensors.
 
     A vertex gets the mean of all source vertices that are nearer to it than to its fellows, weighted by their area and by how well their
     normals agree: noise is averaged, and the far side of a thin wall doesn't shine through. Where none falls to it (the target is finer
@@ -30,9 +32,9 @@ def carry(values: Array, source: Surface, target: Surface, device: torch.device 
     return carried.astype(np.float32)
 
 
-def _gathered(values: Array, source: Surface, target: Surface, device: torch.device) -> tuple[Array, Array]:
+def _gathered(values: Array, source: Surface | Placed, target: Surface, device: torch.device) -> tuple[Array, Array]:
     """-> the means float64 (W, C), the weights that they are made of (W,)."""
-    vertices = target[0]
+    vertices, source = target[0], (plain(source[0]), plain(source[1]))
     normals, _ = vertex_normals(*target)
     source_normals, area = vertex_normals(*source)
     used = np.flatnonzero(area > 0)
@@ -43,12 +45,10 @@ def _gathered(values: Array, source: Surface, target: Surface, device: torch.dev
     return summed / np.maximum(total, 1e-300)[:, None], total
 
 
-def _gathered_on_tensors(values: Array, source: Surface, target: Surface, device: torch.device) -> tuple[Array, Array]:
+def _gathered_on_tensors(values: Array, source: Surface | Placed, target: Surface, device: torch.device) -> tuple[Array, Array]:
     """The same on a GPU, every target vertex tried for every source vertex."""
     with torch.inference_mode():
-        (points, corners), (vertices, faces) = (
-            (torch.tensor(v, dtype=torch.float64, device=device), torch.tensor(f, device=device)) for v, f in (source, target)
-        )
+        (points, corners), (vertices, faces) = ((placed(v, device, torch.float64), placed(f, device)) for v, f in (source, target))
         normals, _ = _normals_on_tensors(vertices, faces)
         source_normals, area = _normals_on_tensors(points, corners)
         middle = vertices.mean(dim=0)
@@ -57,7 +57,7 @@ def _gathered_on_tensors(values: Array, source: Surface, target: Surface, device
         step = max(1, _PAIRS // len(flat))
         owner = torch.cat([torch.addmm(square[None], part, flat.T, alpha=-2).argmin(dim=1) for part in asked.split(step)])
         weight = (area * (source_normals * normals[owner]).sum(1).clamp(min=0))[:, None]
-        known = torch.tensor(values, dtype=torch.float64, device=device)
+        known = placed(values, device, torch.float64)
         summed = segment_sums(owner, torch.cat([weight * known, weight], dim=1), len(flat))
         total = summed[:, -1]
         return (summed[:, :-1] / total.clamp(min=1e-300)[:, None]).cpu().numpy(), total.cpu().numpy()
@@ -78,7 +78,7 @@ def segment_sums(index: Tensor, values: Tensor, count: int) -> Tensor:
     return torch.segment_reduce(values[order], "sum", lengths=torch.bincount(index, minlength=count), axis=0, unsafe=True)
 
 
-def value_at(values: Array, source: Surface, points: Array, device: torch.device | str = "cpu") -> Array:
+def value_at(values: Array, source: Surface | Placed, points: Array, device: torch.device | str = "cpu") -> Array:
     """values float (V, C) of the source's vertices -> float64 (P, C) at the nearest point of its surface."""
     hit = nearest_faces(points, *source, device)
-    return np.einsum("pk,pkc->pc", hit.weights, np.asarray(values, np.float64)[source[1][hit.face]])
+    return np.einsum("pk,pkc->pc", hit.weights, np.asarray(values, np.float64)[plain(rows(source[1], hit.face))])

@@ -9,21 +9,24 @@ what the cut left counts.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from ....contract.errors import EngineError, InputError, OptionError
 from ....contract.record import Record, array, limits
 from ....contract.scene import Mesh
 from ...job import Job, QuietJob
-from . import attributes, components, decimate, error, holes, hull, lods, mincut, nearest, repair, smooth, topology
+from . import attributes, components, decimate, error, holes, hull, lods, mincut, nearest, repair, smooth, tensors, topology
+from .tensors import placed, plain
 from .topology import Array
 from .visibility import fitting_size, visibility
 
@@ -117,8 +120,11 @@ class _Unit:
     middle: Array
     size: float
 
-    def enter(self, vertices: Array) -> Array:
-        return (vertices.astype(np.float64) - self.middle) / self.size
+    def enter(self, raw: _Raw) -> _Raw:
+        vertices, faces = raw
+        if isinstance(vertices, Tensor) and isinstance(faces, Tensor):
+            return (vertices.double() - placed(self.middle, vertices.device)) / self.size, faces
+        return (plain(vertices).astype(np.float64) - self.middle) / self.size, plain(faces)
 
     def leave(self, vertices: Array) -> Array:
         moved: Array = (vertices.astype(np.float64) * self.size + self.middle).astype(np.float32)
@@ -137,35 +143,54 @@ def clean(mesh: RawMesh | Mesh, options: CleanOptions | None = None, job: Job | 
     words).
     """
     able = device if torch.device(device).type == "cuda" else "cpu"
-    with _few_threads():
+    with _few_threads:
         return _cleaned(mesh, options or CleanOptions(), _Run(job or QuietJob()), able)
 
 
-@contextmanager
-def _few_threads() -> Iterator[None]:
-    """One torch thread where there are few: the tensors are small, and two threads that wait for a busy core take ten times as long."""
-    usual = torch.get_num_threads()
-    if usual <= FEW_THREADS:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)
+class _FewThreads:
+    """One torch thread where there are few: the tensors are small, and two threads that wait for a busy core take ten times as long.
+
+    Several clean-ups may be at it at once: new threads inherit the number of the process, so only the first one in sees the usual one.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._usual = threading.Lock(), 0, 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._usual = torch.get_num_threads()
+            if self._usual <= FEW_THREADS:
+                torch.set_num_threads(1)
+
+    def __exit__(self, *problem: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            torch.set_num_threads(self._usual)
+
+
+_few_threads = _FewThreads()
+
+
+def _resident(device: torch.device | str) -> bool:
+    """Whether the raw mesh is held there, as tensors."""
+    return torch.device(device).type == "cuda"
 
 
 def _cleaned(mesh: RawMesh | Mesh, options: CleanOptions, run: _Run, device: torch.device | str) -> Cleaned:
-    raw, colors = _entered(mesh)
-    run.report["faces_before"] = len(raw[1])
+    entered, colors = _entered(mesh)
+    run.report["faces_before"] = len(entered[1])
     with run.step("weld"):
-        raw, colors = _welded(raw, colors, run)
-        unit = _Unit(*_box(raw[0]))
-        raw = unit.enter(raw[0]), raw[1]
+        welded, colors = _welded(entered, colors, run, device)
+        unit = _Unit(*_box(welded[0]))
+        raw = unit.enter(welded)
     with run.step("bodies"):
         raw, colors = _bodies(raw, colors, options, run)
     surface = raw
     if options.smooth:
         with run.step("smooth"):
-            surface = smooth.taubin(*raw, options.smooth), raw[1]
+            surface = smooth.taubin(plain(raw[0]), plain(raw[1]), options.smooth), plain(raw[1])
     with run.step("thin"):
         fine = _thinned(surface, _detail(options.budget), run, device)
     lost = None
@@ -187,6 +212,7 @@ def _cleaned(mesh: RawMesh | Mesh, options: CleanOptions, run: _Run, device: tor
 
 
 _Surface = tuple[Array, Array]
+_Raw = Union[_Surface, tuple[Tensor, Tensor]]  # on a GPU the raw mesh stays there
 
 
 def _entered(mesh: RawMesh | Mesh) -> tuple[_Surface, Array | None]:
@@ -202,8 +228,19 @@ def _entered(mesh: RawMesh | Mesh) -> tuple[_Surface, Array | None]:
     return (mesh.vertices, faces), None if values is None else np.nan_to_num(values)
 
 
-def _welded(raw: _Surface, colors: Array | None, run: _Run) -> tuple[_Surface, Array | None]:
+def _welded(raw: _Surface, colors: Array | None, run: _Run, device: torch.device | str) -> tuple[_Raw, Array | None]:
     """Equal positions made one, unfit faces dropped, winding made alike, loose vertices gone."""
+    if not _resident(device):
+        return _mended(raw, colors, run)
+    there = placed(raw[0], device), placed(raw[1], device)
+    if tensors.sound(*there):
+        run.report["dropped"] = {"unfinite": 0, "degenerate": 0, "duplicate": 0}
+        return there, colors
+    (vertices, faces), colors = _mended(raw, colors, run)
+    return (placed(vertices, device), placed(faces, device)), colors
+
+
+def _mended(raw: _Surface, colors: Array | None, run: _Run) -> tuple[_Surface, Array | None]:
     vertices, faces = raw
     kept, place = topology.weld(vertices)
     if len(kept) < len(vertices):
@@ -220,12 +257,13 @@ def _welded(raw: _Surface, colors: Array | None, run: _Run) -> tuple[_Surface, A
     return (vertices, faces), None if colors is None else colors[kept]
 
 
-def _box(vertices: Array) -> tuple[Array, float]:
-    low, high = vertices.min(axis=0).astype(np.float64), vertices.max(axis=0).astype(np.float64)
+def _box(vertices: Array | Tensor) -> tuple[Array, float]:
+    ends = (vertices.amin(dim=0), vertices.amax(dim=0)) if isinstance(vertices, Tensor) else (vertices.min(axis=0), vertices.max(axis=0))
+    low, high = (plain(end).astype(np.float64) for end in ends)
     return (low + high) / 2, max(float((high - low).max()), 1e-30)
 
 
-def _bodies(raw: _Surface, colors: Array | None, options: CleanOptions, run: _Run) -> tuple[_Surface, Array | None]:
+def _bodies(raw: _Raw, colors: Array | None, options: CleanOptions, run: _Run) -> tuple[_Raw, Array | None]:
     """Without floaters and, where the inside isn't wanted, without bodies inside others; the rest faces outwards."""
     vertices, faces = raw
     parts = components.parts_of(vertices, faces)
@@ -238,8 +276,9 @@ def _bodies(raw: _Surface, colors: Array | None, options: CleanOptions, run: _Ru
     stays = ~(away | inner)[parts.label]
     if stays.all():
         return (vertices, outwards), colors
-    vertices, faces, kept = topology.compact(vertices, outwards[stays])
-    return (vertices, faces), None if colors is None else colors[kept]
+    compact = tensors.compact if isinstance(vertices, Tensor) else topology.compact
+    vertices, faces, kept = compact(vertices, tensors.rows(outwards, stays))
+    return (vertices, faces), None if colors is None else colors[plain(kept)]
 
 
 def _detail(budget: int | None) -> int | None:
@@ -247,14 +286,13 @@ def _detail(budget: int | None) -> int | None:
     return None if budget is None else max(budget, min(max(3 * budget, DETAIL[0]), DETAIL[1]))
 
 
-def _thinned(surface: _Surface, budget: int | None, run: _Run, device: torch.device | str, said: bool = False) -> _Surface:
+def _thinned(surface: _Raw, budget: int | None, run: _Run, device: torch.device | str, said: bool = False) -> _Surface:
     """At most `budget` faces, as a manifold."""
-    vertices, faces = surface
-    if budget is None or len(faces) <= budget:
-        vertices, faces, _, split = repair.split_crowded(vertices, faces)
+    if budget is None or len(surface[1]) <= budget:
+        vertices, faces, _, split = repair.split_crowded(plain(surface[0]), plain(surface[1]))
         made = decimate.Decimated(vertices, faces, split, 0, True)
     else:
-        made = decimate.decimate(vertices, faces, budget, device)
+        made = decimate.decimate(*surface, budget, device)
     run.report["split_vertices"] = run.report.get("split_vertices", 0) + made.split
     if said:
         run.report["budget_reached"] = made.reached
@@ -308,7 +346,7 @@ def _filled(surface: _Surface, options: CleanOptions, run: _Run) -> _Surface:
     return vertices, faces
 
 
-def _error(final: _Surface, raw: _Surface, lost: Any, samples: int, device: torch.device | str) -> dict[str, float] | None:
+def _error(final: _Surface, raw: _Raw, lost: Any, samples: int, device: torch.device | str) -> dict[str, float] | None:
     """Against the raw surface, without what was cut off."""
     if samples == 0:
         return None
@@ -319,7 +357,7 @@ def _error(final: _Surface, raw: _Surface, lost: Any, samples: int, device: torc
 
 
 def _lods(
-    fine: _Surface, raw: _Surface, colors: Array | None, unit: _Unit, options: CleanOptions, run: _Run, device: torch.device | str
+    fine: _Surface, raw: _Raw, colors: Array | None, unit: _Unit, options: CleanOptions, run: _Run, device: torch.device | str
 ) -> tuple[Mesh, ...]:
     made = []
     for level in lods.levels(*fine, options.lods):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .attributes import segment_sums
+from .tensors import placed
 from .topology import Array
 
 SHARE = 0.5  # of all edges, the cheapest, that may collapse in a round
@@ -24,13 +25,13 @@ ROUNDS = 200
 NONE = torch.iinfo(torch.int64).max
 
 
-def thin(vertices: Array, faces: Array, target: int, device: torch.device | str) -> tuple[Array, Array]:
+def thin(vertices: Array | Tensor, faces: Array | Tensor, target: int, device: torch.device | str) -> tuple[Array, Array]:
     """A closed mesh with at most about `target` faces: vertices float64 (V, 3), faces int64 (F, 3), or as near as sound collapses come.
 
     The mesh must be closed, wound alike and split (repair.split_crowded); vertices inside a cube of about 1.
     """
     with torch.inference_mode():
-        mesh = _Mesh.of(torch.tensor(vertices, dtype=torch.float64, device=device), torch.tensor(faces, device=device))
+        mesh = _Mesh.of(placed(vertices, device, torch.float64).clone(), placed(faces, device))
         for number in range(ROUNDS):
             if len(mesh.faces) <= target or not mesh.collapse((len(mesh.faces) - target + 1) // 2):
                 break

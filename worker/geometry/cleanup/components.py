@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
+from . import tensors
+from .tensors import placed, plain, rows
 from .topology import Array, area_vectors, connect, passes, signed_volumes
-
-_AT_ONCE = 1 << 20  # (point, face) pairs
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,10 @@ class Parts:
         return len(self.area)
 
 
-def parts_of(vertices: Array, faces: Array) -> Parts:
-    """The components of faces that share vertices."""
+def parts_of(vertices: Array | Tensor, faces: Array | Tensor) -> Parts:
+    """The components of faces that share vertices, in the order of their least vertices."""
+    if isinstance(vertices, Tensor) and isinstance(faces, Tensor):
+        return Parts(*tensors.parts(vertices, faces))
     if len(faces) == 0:
         none = np.zeros(0)
         return Parts(np.zeros(0, np.int64), none, none, np.zeros(0, bool), np.zeros((0, 3)), np.zeros((0, 3)))
@@ -60,22 +63,23 @@ def floaters(parts: Parts, share: float) -> Array:
     return (parts.area < share * parts.area.max()) | (flat & ~flat.all())
 
 
-def depths(vertices: Array, faces: Array, parts: Parts, among: Array | None = None) -> Array:
+def depths(vertices: Array | Tensor, faces: Array | Tensor, parts: Parts, among: Array | None = None) -> Array:
     """int64 (C,): how many other closed components lie around each. An inner shell has 1 or more, and so has whatever rattles inside it.
 
     among: bool (C,), the components that count at all; the others get 0. Decided at three vertices of each, by majority.
     """
     depth = np.zeros(len(parts), np.int64)
     counted = np.ones(len(parts), bool) if among is None else among
-    first = _three_faces(parts.label, len(parts))
+    first = None
     for around in np.flatnonzero(parts.closed & counted):
         inside = (parts.low >= parts.low[around]).all(axis=1) & (parts.high <= parts.high[around]).all(axis=1) & counted
         inside[around] = False
         tested = np.flatnonzero(inside)
         if len(tested) == 0:
             continue
-        points = vertices[faces[first[tested], 0]].reshape(-1, 3)
-        turns = winding_numbers(points, vertices, faces[parts.label == around]).reshape(-1, 3)
+        first = _three_faces(parts.label, len(parts)) if first is None else first
+        points = vertices[rows(faces, first[tested].ravel())[:, 0]]
+        turns = winding_numbers(points, vertices, rows(faces, parts.label == around)).reshape(-1, 3)
         depth[tested] += (np.abs(turns) > 0.5).sum(axis=1) >= 2
     return depth
 
@@ -88,19 +92,11 @@ def _three_faces(label: Array, count: int) -> Array:
     return order[begin[:, None] + (size[:, None] * np.array([0, 1, 2])) // 3]
 
 
-def winding_numbers(points: Array, vertices: Array, faces: Array) -> Array:
+def winding_numbers(points: Array | Tensor, vertices: Array | Tensor, faces: Array | Tensor) -> Array:
     """float64 (P,): how often the faces surround each point: 1 inside a closed mesh that faces outwards, -1 if inwards, 0 outside.
 
     The sum of the faces' solid angles over 4 pi (van Oosterom and Strackee, 1983); for an open mesh it is the share of the sky that it
     covers.
     """
-    corners = vertices.astype(np.float64)[faces]
-    total = np.zeros(len(points))
-    step = max(1, _AT_ONCE // max(1, len(points)))
-    for begin in range(0, len(faces), step):
-        a, b, c = (corners[None, begin : begin + step, k] - points.astype(np.float64)[:, None] for k in range(3))
-        la, lb, lc = (np.linalg.norm(side, axis=2) for side in (a, b, c))
-        volume = np.einsum("pfk,pfk->pf", a, np.cross(b, c))
-        ab, bc, ca = (np.einsum("pfk,pfk->pf", x, y) for x, y in ((a, b), (b, c), (c, a)))
-        total += np.arctan2(volume, la * lb * lc + ab * lc + bc * la + ca * lb).sum(axis=1)
-    return total / (2 * np.pi)
+    device = vertices.device if isinstance(vertices, Tensor) else "cpu"
+    return plain(tensors.winding_numbers(*(placed(values, device) for values in (points, vertices, faces))))

@@ -15,10 +15,13 @@ from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ....contract.errors import SetupError
+from . import tensors
 from .collapse import thin
 from .repair import fit_faces, split_crowded
+from .tensors import plain
 from .topology import Array, balanced, compact
 
 PARALLEL = 50_000  # faces from which a GPU is the faster way
@@ -37,16 +40,16 @@ class Decimated:
     reached: bool
 
 
-def decimate(vertices: Array, faces: Array, budget: int, device: torch.device | str = "cpu") -> Decimated:
+def decimate(vertices: Array | Tensor, faces: Array | Tensor, budget: int, device: torch.device | str = "cpu") -> Decimated:
     """At most `budget` faces of the surface, or as near as it gets. Closed stays closed, and where every way would lose that, the faces stay as
     many as they are; a boundary is kept where that leaves enough to collapse.
 
     vertices inside a cube of about 1: tolerances are absolute. device: on a GPU, a large closed mesh is thinned there, in parallel
-    (collapse.py). Raises SetupError where the library isn't installed.
+    (collapse.py); it may be there already. Raises SetupError where the library isn't installed.
     """
     if len(faces) <= budget:
-        return Decimated(vertices.astype(np.float64), faces, 0, 0, True)
-    closed = balanced(faces)
+        return Decimated(plain(vertices).astype(np.float64), plain(faces), 0, 0, True)
+    closed = tensors.balanced(faces) if isinstance(faces, Tensor) else balanced(faces)
     best: Decimated | None = None
     for tries, way in enumerate(_ways(len(faces), budget, closed, torch.device(device)), 1):
         points, fit, split = _sound(*way(vertices, faces, budget))
@@ -58,12 +61,12 @@ def decimate(vertices: Array, faces: Array, budget: int, device: torch.device | 
         if best is None or len(fit) < len(best.faces):
             best = made
     if best is None:  # more small bodies than the budget has faces for
-        points, fit, split = _sound(vertices.astype(np.float64), faces)
+        points, fit, split = _sound(plain(vertices).astype(np.float64), plain(faces))
         return Decimated(points, fit, split, tries, False)
     return best
 
 
-_Way = Callable[[Array, Array, int], tuple[Array, Array]]
+_Way = Callable[["Array | Tensor", "Array | Tensor", int], tuple[Array, Array]]
 
 
 def _ways(count: int, budget: int, closed: bool, device: torch.device) -> list[_Way]:
@@ -75,13 +78,13 @@ def _ways(count: int, budget: int, closed: bool, device: torch.device) -> list[_
     return [partial(thin, device=device), *plain] if parallel else plain
 
 
-def _collapsed(vertices: Array, faces: Array, budget: int, harshness: float, border: bool) -> tuple[Array, Array]:
+def _collapsed(vertices: Array | Tensor, faces: Array | Tensor, budget: int, harshness: float, border: bool) -> tuple[Array, Array]:
     if importlib.util.find_spec("fast_simplification") is None:
         raise SetupError("Decimating a mesh needs the package fast-simplification, which isn't installed.")
     from fast_simplification import simplify
 
-    points = np.ascontiguousarray(vertices, np.float64)
-    corners = np.ascontiguousarray(faces, np.int32)
+    points = np.ascontiguousarray(plain(vertices), np.float64)
+    corners = np.ascontiguousarray(plain(faces), np.int32)
     with _LOCK:
         points, corners = simplify(points, corners, target_count=budget, agg=harshness, preserve_border=border)
     return points, np.asarray(corners, np.int64)

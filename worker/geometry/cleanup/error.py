@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .nearest import nearest_faces, sample_surface
+from .tensors import plain, rows
 from .topology import Array, area_vectors, compact
 
 Surface = tuple[Array, Array]  # vertices, faces
+Placed = tuple[Tensor, Tensor]  # the same on a device
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class SurfaceError:
 
 def surface_error(
     measured: Surface,
-    reference: Surface,
+    reference: Surface | Placed,
     samples: int = 10_000,
     *,
     points: Array | None = None,
@@ -47,9 +50,8 @@ def surface_error(
     ours, face = sample_surface(*measured, samples, seed)
     theirs = sample_surface(*reference, samples, seed + 1)[0] if points is None else points
     there, back = nearest_faces(ours, *reference, device), nearest_faces(theirs, *measured, device)
-    own, other = area_vectors(measured[0], measured[1][face]), area_vectors(reference[0], reference[1][there.face])
-    used = compact(*reference)[0]
-    diagonal = max(float(np.linalg.norm(used.max(axis=0).astype(np.float64) - used.min(axis=0))), 1e-30)
+    own, other = area_vectors(measured[0], measured[1][face]), _vectors_of(reference, there.face)
+    diagonal = max(_diagonal(reference), 1e-30)
     both = np.concatenate([there.distance, back.distance]) / diagonal
     return SurfaceError(
         mean=float(both.mean()),
@@ -61,3 +63,22 @@ def surface_error(
         turned=float((np.einsum("ij,ij->i", own, other) < 0).mean()),
         samples=len(both),
     )
+
+
+def _vectors_of(surface: Surface | Placed, face: Array) -> Array:
+    """The area vectors of some faces."""
+    few = plain(rows(surface[1], face))
+    if isinstance(surface[0], Tensor):
+        used, few = np.unique(few, return_inverse=True)
+        return area_vectors(plain(rows(surface[0], used)), few.reshape(-1, 3))
+    return area_vectors(surface[0], few)
+
+
+def _diagonal(surface: Surface | Placed) -> float:
+    """Of the box around the vertices that faces use."""
+    vertices, faces = surface
+    if isinstance(vertices, Tensor) and isinstance(faces, Tensor):
+        corners = vertices.double()[faces.flatten()]
+        return float((corners.amax(dim=0) - corners.amin(dim=0)).norm())
+    used = compact(vertices, faces)[0]
+    return float(np.linalg.norm(used.max(axis=0).astype(np.float64) - used.min(axis=0)))

@@ -9,11 +9,14 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from . import tensors
+from .tensors import placed, plain
 from .topology import Array, area_vectors
 
 FIRST = 12  # faces of each class that are tried at first
-_PAIRS = 1 << 28  # of points and faces at once on a GPU: 1 GiB
-_TRIED = 1 << 22  # of points and faces at once on a CPU: slivers side by side make every one of them a candidate
+_BLOCK = 64  # faces
+_PAIRS = 1 << 25  # of points and blocks at once: 256 MiB
+_TRIED = 1 << 22  # of points and faces at once: slivers side by side make every one of them a candidate
 
 
 @dataclass(frozen=True)
@@ -90,41 +93,67 @@ class NearestFaces:
         return weights.numpy(), distance.numpy()
 
 
-def nearest_faces(points: Array, vertices: Array, faces: Array, device: torch.device | str = "cpu") -> Hit:
-    """The nearest point of the mesh to each of points float (P, 3): by k-d trees on the CPU, by trying all faces on a GPU."""
+def nearest_faces(points: Array, vertices: Array | Tensor, faces: Array | Tensor, device: torch.device | str = "cpu") -> Hit:
+    """The nearest point of the mesh to each of points float (P, 3): by k-d trees on the CPU, by blocks of faces on a GPU."""
     if torch.device(device).type == "cpu":
-        return NearestFaces(vertices, faces)(points)
-    return nearest_by_all(points, vertices, faces, device)
+        return NearestFaces(plain(vertices), plain(faces))(points)
+    return nearest_by_blocks(points, vertices, faces, device)
 
 
-def nearest_by_all(points: Array, vertices: Array, faces: Array, device: torch.device | str) -> Hit:
-    """The same by brute force on tensors. The distances to all centres, in float32, leave a few faces for each point; those are measured in
-    float64.
+def nearest_by_blocks(points: Array, vertices: Array | Tensor, faces: Array | Tensor, device: torch.device | str) -> Hit:
+    """The same on tensors. Faces in blocks of neighbours (in Morton's order), each within a ball: whole blocks are passed over, then single
+    faces by their own balls; what is left is measured. Of several nearest faces, the first.
     """
     with torch.inference_mode():
-        corners = torch.tensor(vertices, dtype=torch.float64, device=device)[torch.tensor(faces, device=device)]
-        asked, middle = torch.tensor(points, dtype=torch.float64, device=device), corners.mean(dim=(0, 1))
+        corners = placed(vertices, device, torch.float64)[placed(faces, device)]
+        asked = placed(np.asarray(points, np.float64), device)
         centre = corners.mean(dim=1)
-        reach = (corners - centre[:, None]).norm(dim=2).amax(dim=1).float()
-        flat, from_middle = (centre - middle).float(), (asked - middle).float()
-        far = (flat**2).sum(1)
-        slack = 4e-6 * float(torch.maximum(far.amax(), (from_middle**2).sum(1).amax()))  # float32 rounds squares by less
-        # |p - c|^2 <= (bound + reach)^2 as one product of matrices: [p, bound, 1] . [-2 c, -2 reach, c^2 - reach^2] <= bound^2 - p^2
-        table = torch.cat([-2 * flat, -2 * reach[:, None], (far - reach**2)[:, None]], dim=1).T.contiguous()
-        pairs = []
-        for begin in range(0, len(asked), step := max(1, _PAIRS // len(faces))):
-            some, flat_some = asked[begin : begin + step], from_middle[begin : begin + step]
-            first = torch.addmm(far[None], flat_some, flat.T, alpha=-2).argmin(dim=1)
-            bound = closest_on_triangles(some, corners[first])[1].float()[:, None]
-            limit = bound**2 - (flat_some**2).sum(1, keepdim=True) + slack
-            who, which = (torch.cat([flat_some, bound, torch.ones_like(bound)], dim=1) @ table <= limit).nonzero(as_tuple=True)
-            pairs.append((who + begin, which))
-        who, which = (torch.cat(part) for part in zip(*pairs))
-        weights, distance = closest_on_triangles(asked[who], corners[which])
-        best = torch.full((len(asked),), torch.inf, dtype=torch.float64, device=device).scatter_reduce(0, who, distance, "amin")
-        rows = torch.arange(len(who), device=device)[distance == best[who]]
-        row = torch.full((len(asked),), len(who), device=device).scatter_reduce(0, who[rows], rows, "amin")
-        return Hit(which[row].cpu().numpy(), weights[row].cpu().numpy(), best.cpu().numpy())
+        middle = (centre.amin(dim=0) + centre.amax(dim=0)) / 2
+        centre, asked, corners = centre - middle, asked - middle, corners - middle
+        reach = (corners - centre[:, None]).norm(dim=2).amax(dim=1)
+        size = centre.abs().amax(dim=0).clamp(min=1e-300)
+        order = _morton(((centre / size + 1) * 511.5).long()).argsort(stable=True)
+        order = torch.cat([order, order[-1:].expand(-len(order) % _BLOCK)]).view(-1, _BLOCK)
+        middles = centre[order].mean(dim=1)
+        radius = ((centre[order] - middles[:, None]).norm(dim=2) + reach[order]).amax(dim=1)
+        best, face = asked.new_full((len(asked),), torch.inf), torch.full((len(asked),), len(centre), device=device)
+        weights = asked.new_zeros(len(asked), 3)
+        for begin in range(0, len(asked), step := max(1, _PAIRS // len(order))):
+            rows = slice(begin, begin + step)
+            face[rows], weights[rows], best[rows] = _in_blocks(asked[rows], corners, centre, reach, order, middles, radius)
+        return Hit(plain(face), plain(weights), plain(best))
+
+
+def _in_blocks(
+    asked: Tensor, corners: Tensor, centre: Tensor, reach: Tensor, order: Tensor, middles: Tensor, radius: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """-> for each point its face, the weights and the distance. order (B, _BLOCK): each block's faces; middles, radius: their balls."""
+    far = sum((asked[:, k, None] - middles[:, k]).square_() for k in range(3)).sqrt_()  # a product of matrices would round too much
+    bound = (asked[:, None] - centre[order[far.argmin(dim=1)]]).norm(dim=2).amin(dim=1)  # centres lie on their faces
+    slack = 1e-12 * (1 + bound)
+    whose, block = (far - radius <= (bound + slack)[:, None]).nonzero(as_tuple=True)
+    close = []
+    for some, which in zip(whose.split(_TRIED // _BLOCK), block.split(_TRIED // _BLOCK)):
+        away = (asked[some, None] - centre[order[which]]).norm(dim=2)
+        bound = bound.scatter_reduce(0, some, away.amin(dim=1), "amin")
+        near, place = (away - reach[order[which]] <= (bound + slack)[some, None]).nonzero(as_tuple=True)
+        close.append(torch.stack([some[near], order[which[near], place]]))
+    who, which = torch.cat(close, dim=1)
+    tried = [closest_on_triangles(asked[a], corners[b]) for a, b in zip(who.split(_TRIED), which.split(_TRIED))]
+    weights, distance = (torch.cat(part) for part in zip(*tried))
+    best = bound.new_full((len(asked),), torch.inf).scatter_reduce(0, who, distance, "amin")
+    rows = (distance == best[who]).nonzero()[:, 0]
+    face = torch.full((len(asked),), len(centre), device=who.device).scatter_reduce(0, who[rows], which[rows], "amin")
+    rows = rows[which[rows] == face[who[rows]]]
+    row = torch.full((len(asked),), len(who), device=who.device).scatter_reduce(0, who[rows], rows, "amin")
+    return face, weights[row], best
+
+
+def _morton(cell: Tensor) -> Tensor:
+    """int64 (N, 3) of ten bits -> (N,), the bits of the three in turn."""
+    for shift, mask in ((16, 0x30000FF), (8, 0x300F00F), (4, 0x30C30C3), (2, 0x9249249)):
+        cell = (cell | cell << shift) & mask
+    return cell[:, 0] | cell[:, 1] << 1 | cell[:, 2] << 2
 
 
 def closest_on_triangles(points: Tensor, corners: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,16 +182,19 @@ def closest_on_triangles(points: Tensor, corners: Tensor) -> tuple[Tensor, Tenso
     return weights, (points - foot).norm(dim=1)
 
 
-def sample_surface(vertices: Array, faces: Array, count: int, seed: int = 0) -> tuple[Array, Array]:
+def sample_surface(vertices: Array | Tensor, faces: Array | Tensor, count: int, seed: int = 0) -> tuple[Array, Array]:
     """Points evenly over the area -> points float64 (count, 3), the face of each int64 (count,). Stratified: a face of share s gets s *
     count, to within one.
     """
-    area = np.linalg.norm(area_vectors(vertices, faces), axis=1)
+    if isinstance(vertices, Tensor) and isinstance(faces, Tensor):
+        area = plain(tensors.area_vectors(vertices, faces).norm(dim=1))
+    else:
+        area = np.linalg.norm(area_vectors(vertices, faces), axis=1)
     rng = np.random.default_rng(seed)
     ends = np.cumsum(area)
     face = np.searchsorted(ends, (np.arange(count) + rng.random(count)) / count * ends[-1], side="right").clip(max=len(faces) - 1)
     u, v = rng.random((2, count))
     over = u + v > 1
     u, v = np.where(over, 1 - u, u), np.where(over, 1 - v, v)
-    a, b, c = vertices.astype(np.float64)[faces[face]].transpose(1, 0, 2)
+    a, b, c = plain(vertices[tensors.rows(faces, face)]).astype(np.float64).transpose(1, 0, 2)
     return a + u[:, None] * (b - a) + v[:, None] * (c - a), face

@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.sparse import csr_matrix
+from torch import Tensor
 
 from .components import Parts
+from .tensors import placed
 from .topology import Array, Edges, area_vectors, connect, edges, repeated
 
 NUDGE = 0.01  # how far copies of a split vertex move into their own sheet, as a share of the way to its neighbours
@@ -102,14 +105,18 @@ def wind_alike(faces: Array) -> tuple[Array, int]:
     return faces, int(flip.sum())
 
 
-def face_outwards(faces: Array, parts: Parts, inwards: Array) -> tuple[Array, Array]:
+def face_outwards(faces: Array | Tensor, parts: Parts, inwards: Array) -> tuple[Array | Tensor, Array]:
     """Turn closed components that face the wrong way inside out -> faces, which were turned bool (C,).
 
     inwards: bool (C,), components that bound a hollow: their volume must be negative, the others' positive. An open component stays as it
     is.
     """
     turn = ((parts.volume < 0) != inwards) & parts.closed & (parts.volume != 0)
-    return np.where(turn[parts.label][:, None], faces[:, ::-1], faces) if turn.any() else faces, turn
+    if not turn.any():
+        return faces, turn
+    if isinstance(faces, Tensor):
+        return torch.where(placed(turn[parts.label], faces.device)[:, None], faces.flip(1), faces), turn
+    return np.where(turn[parts.label][:, None], faces[:, ::-1], faces), turn
 
 
 def split_crowded(vertices: Array, faces: Array) -> tuple[Array, Array, Array, int]:
