@@ -1,7 +1,7 @@
 """Builds `_env/`, the isolated environment that the worker runs in. ComfyUI-Manager runs this file; you can too, as often as you like.
 
     python install.py                       what this machine is good for: the GPU decides (docs/install.md)
-    python install.py --layers video        more layers (base, model, video, server, dev; see environment/README.md)
+    python install.py --layers video        more layers (base, model, video, server, ray, modal, dev; see environment/README.md)
     python install.py plan | status | doctor | repair | uninstall
     python install.py --help
 

@@ -18,7 +18,7 @@ from .profiles import Profile, misfits
 from .settings import Settings
 
 LONG_PREFIX, TOO_LONG_PREFIX = 90, 140  # characters of the environment's path on Windows, whose limit for whole paths is 260
-_MEGABYTES = {"video": 250, "server": 300, "dev": 900}  # unpacked; the other layers' sizes depend on the profile
+_MEGABYTES = {"video": 250, "server": 300, "ray": 300, "modal": 80, "dev": 900}  # unpacked; the other layers' sizes depend on the profile
 
 
 class Finding(NamedTuple):

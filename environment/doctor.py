@@ -29,6 +29,8 @@ NEEDED = {
     "model": ("torch", "safetensors", "pyyaml", "huggingface_hub", "fast-simplification"),
     "video": ("av",),
     "server": ("fastapi", "uvicorn", "opencv"),
+    "ray": ("ray",),
+    "modal": ("modal",),
     "dev": ("pytest",),
 }
 

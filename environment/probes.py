@@ -34,6 +34,8 @@ PACKAGES = {
     "fastapi": ("fastapi", "fastapi"),
     "uvicorn": ("uvicorn", "uvicorn"),
     "opencv": ("cv2", "opencv-python-headless"),
+    "ray": ("ray", "ray"),
+    "modal": ("modal", "modal"),
     "pytest": ("pytest", "pytest"),
     "spconv": ("spconv.pytorch", "spconv"),
     "xformers": ("xformers", "xformers"),

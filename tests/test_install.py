@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import shutil
@@ -12,10 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from comfyui_sam3d.environment import audit, errors, host, journal, process, uv
 
-from .scratch_pack import PACK, FakeUv, ScratchPack, posix, real_uv, skip_without_registry, user_python, wait_for
+from .scratch_pack import PACK, FakeUv, ScratchPack, pairs, posix, real_uv, skip_without_registry, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_a_package_that_is_not_to_be_had(pack: ScratchPack, tmp_path: Path) -> N
 @posix
 def test_wrong_usage_and_named_python(pack: ScratchPack, fake: FakeUv) -> None:
     wrong = pack.run("install.py", "--layers", "everything", **fake.variables())
-    assert wrong.returncode == 2 and "base, model, video, server, dev" in wrong.stderr and "[E_USAGE]" in wrong.stderr
+    assert wrong.returncode == 2 and "base, model, video, server, ray, modal, dev" in wrong.stderr and "[E_USAGE]" in wrong.stderr
     named = pack.run("install.py", **fake.variables(SAM3D_WORKER_PYTHON=sys.executable))
     assert named.returncode == 0 and "nothing is built" in named.stdout
     assert fake.calls() == []
@@ -158,17 +160,16 @@ def test_killed_at_any_moment_then_ready(pack: ScratchPack) -> None:
     skip_without_registry(pack.run("install.py"))
     killed = 0
     for step in range(24):
-        process = subprocess.Popen(
-            [user_python(), str(pack.root / "install.py"), "--rebuild"],
-            env={**os.environ, "SAM3D_UV": str(real_uv())},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        process = pack.start("install.py", "--rebuild")
         time.sleep(0.1 * (step + 1))
         killed += process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
-        process.wait()
+        for child in (
+            psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        ):  # uv is in a session of its own
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
+        process.communicate()
         if pack.ready.exists():
             assert audit.audit(str(pack.env))[1] == []
         done = pack.run("install.py")
@@ -191,13 +192,35 @@ def test_every_layer_resolves_with_wheels_alone(python: str, platform: str) -> N
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
-def test_every_python_of_this_machine(pack: ScratchPack, version: str) -> None:
+def python_of_version(version: str) -> str:
     places = [shutil.which(f"python{version}") or "", *map(str, Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))]
     python = next((p for p in places if p and not subprocess.run([p, "--version"], capture_output=True).returncode), None)
     if python is None:
         pytest.skip(f"no Python {version} here")
+    return python
+
+
+@posix
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+def test_every_host_python_runs_the_installer(pack: ScratchPack, fake: FakeUv, version: str) -> None:
+    """As ComfyUI-Manager does, with the host's Python and no terminal, through every command; warnings are errors."""
+    python = python_of_version(version)
+    variables = fake.variables(PYTHONWARNINGS="error")
+    wanted = {"plan": 0, "status": 1, "doctor": 2, "install": 0, "repair": 0, "uninstall": 0}
+    for command, code in wanted.items():
+        done = pack.run("install.py", command, *(["--json"] if command in ("plan", "status", "doctor") else []), python=python, **variables)
+        assert done.returncode == code and done.stderr == "", (command, done.stdout, done.stderr)
+        assert not done.stdout.startswith("{") or json.loads(done.stdout)
+    venv = fake.calls()[0]["argv"]
+    assert (
+        pairs(venv, "--python") == ["3.12"] if version == "3.9" else os.path.isabs(pairs(venv, "--python")[0])
+    )  # 3.9 can't carry it: uv finds one
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+def test_every_python_of_this_machine(pack: ScratchPack, version: str) -> None:
+    python = python_of_version(version)
     done = pack.run("sam3d.py", "version", python=python)
     if version == "3.9":
         assert done.returncode == 3 and done.stderr.startswith("sam3d needs Python 3.10 to 3.13, this is 3.9.")

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the ready environment o
 def pack(tmp_path: Path) -> ScratchPack:
     """A pack whose `_env/` is ready; importing the builder fails, so that a test notices when it is loaded for nothing."""
     pack = ScratchPack(tmp_path / "pack")
-    pack.pretend_ready(("base", "model", "video", "server", "dev"))
+    pack.pretend_ready(("base", "model", "video", "server", "ray", "modal", "dev"))
     pack.write("environment/build.py", "raise SystemExit('a warm start must not load the builder')\n")
     return pack
 
