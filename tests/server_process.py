@@ -21,7 +21,7 @@ class Served:
     """`sam3d serve` on a free port with its data in `root`. A context manager; `kill` and `start` in between as you like."""
 
     def __init__(self, root: Path, *options: object, variables: dict[str, str] | None = None, stub: bool = True) -> None:
-        self._args = ("serve", "--port", "0", "--data", root / "data", "--quiet", *options)
+        self._args = ("serve", "--port", "0", "--data", root / "data", "--quiet", "--no-build", *options)
         self._environment = environment(stub=stub, **(variables or {}))
         self._log = root / "server.log"
         self._process: subprocess.Popen[str] | None = None
