@@ -35,8 +35,8 @@ BANNED_CALLS = {
 NETWORK = {"socket", "socketserver", "http", "urllib", "ssl", "requests", "httpx", "aiohttp", "smtplib", "xmlrpc"}
 HARMLESS_NETWORK = {"urllib.parse"}
 INSTALLERS = ("install.py", "sam3d.py", "environment/")  # run by a person, never by the canvas
-# who may start processes: the client its worker, the worker a library that crashes, the installer its tools
-STARTERS = (*INSTALLERS, "client/", "worker/geometry/texture/unwrap.py")
+# who may start processes: the client its worker, the worker a library that crashes, the installer its tools, `serve` the builder of its page
+STARTERS = (*INSTALLERS, "client/", "worker/geometry/texture/unwrap.py", "factory/page_build.py")
 # who may open connections: nobody in the node pack
 CONNECTED = (*INSTALLERS, "factory/", "client/remote.py")
 
@@ -170,7 +170,7 @@ def test_the_lint_leaves_alone(text: str) -> None:
 
 NEEDED = {"__init__.py", "LICENSE", "README.md", "pyproject.toml", "requirements.txt", "install.py", "sam3d.py"}
 ROOMS = {"nodes", "client", "contract", "worker", "factory", "environment", "example_workflows"}
-TEXT = {"", ".py", ".md", ".txt", ".toml", ".json", ".yml", ".yaml", ".js", ".css", ".html", ".svg"}
+TEXT = {"", ".py", ".md", ".txt", ".toml", ".json", ".yml", ".yaml", ".js", ".ts", ".tsx", ".css", ".html", ".svg"}
 PICTURES = {".png", ".webp", ".jpg", ".gif"}
 
 

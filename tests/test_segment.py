@@ -75,6 +75,7 @@ def test_a_plain_background_is_flooded_from_the_border() -> None:
 
 def test_a_photograph_says_nothing_by_itself() -> None:
     assert predict(scene(noisy=True)) == []
+    assert predict(scene(noisy=True), Point(90, 120, inside=False)) == []
 
 
 @pytest.mark.parametrize(("point", "truth"), [(Point(90, 120), ONE), (Point(70, 100), ONE), (Point(240, 110), OTHER)])
@@ -150,7 +151,7 @@ def test_the_call(tmp_path: Path) -> None:
         job = client.post(f"{V1}/jobs", json={"image_id": image["id"], "mask_ids": [mask["id"]]})
         assert job.status_code == 201, job.text
         error(client.post(url, json={"points": [{"x": 400, "y": 0}]}), 422, "E_OPTION")
-        error(client.post(url, json={"points": [{"x": 4, "y": 4, "label": 0}]}), 422, "E_OPTION")
+        assert client.post(url, json={"points": [{"x": 240, "y": 110, "label": 0}]}).json()["masks"][0]["bounds"] == [40, 70, 141, 171]
         error(client.post(url, json={"box": [9, 9, 9, 20]}), 422, "E_OPTION")
         error(client.post(url, json={"engine": "foo"}), 422, "E_OPTION")
         error(client.post(f"{V1}/images/{'0' * 64}/segment", json={}), 404, "E_NOT_FOUND")

@@ -188,6 +188,7 @@ def batch(dry_run: bool, **options: Any) -> int:
     show_default=True,
     help="Seconds without work after which a worker is stopped; 0: never.",
 )
+@click.option("--no-build", is_flag=True, help="Don't build the web page (docs/page.md); without a built one there is a plain form.")
 @click.option("--quiet", "-q", is_flag=True, help="Say nothing but errors.")
 def serve(**options: Any) -> int:
     """The job server: web page and HTTP API over the same worker. docs/server.md"""

@@ -7,9 +7,11 @@ import logging
 import os
 import secrets
 import socket
+import sys
 from pathlib import Path
 
 from ...contract.errors import OptionError, SetupError
+from .. import page_build
 from ..events import OK
 from ..executors.local import environments
 
@@ -33,6 +35,7 @@ def run(
     quota: int | None,
     keep_days: float,
     idle_unload: float,
+    no_build: bool,
     quiet: bool,
 ) -> int:
     """The command; returns its exit code when the server was stopped in good order. Raises a Sam3dError where it can't start."""
@@ -55,10 +58,26 @@ def run(
     )
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     access = Access(token=token, loopback=loopback, hosts=allow_host, origins=allow_origin)
+    if not no_build:
+        build_page(quiet)
     with listen(host, port) as listener:
         say_where(host, listener.getsockname()[1], token if made else None)
         run_server(listener, data.absolute(), limits, slots, access)
     return OK
+
+
+def build_page(quiet: bool) -> None:
+    """In a clone, once. Where that fails the server has a plain form, or the page as it was built before."""
+    if page_build.is_current():
+        return
+    if not quiet:
+        print("Building the web page, once: about a minute.", file=sys.stderr, flush=True)
+    try:
+        page_build.build()
+    except SetupError as problem:
+        print(f"{problem.message} {problem.hint} Until then there is a plain form.", file=sys.stderr, flush=True)
+        if problem.detail:
+            print(problem.detail, file=sys.stderr, flush=True)
 
 
 def is_loopback(host: str) -> bool:

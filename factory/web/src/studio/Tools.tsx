@@ -1,0 +1,45 @@
+import { useText } from "../text";
+import { IconButton, Choice } from "../ui/parts";
+import type { Size } from "../types";
+import type { Tool } from "./Stage";
+import { currentOf } from "./things";
+import type { DocState } from "./useDoc";
+
+const TOOLS = [
+  ["add", "point"],
+  ["remove", "unpoint"],
+  ["box", "box"],
+  ["brush", "brush"],
+  ["erase", "erase"],
+] as const;
+
+export const RADII = [0.006, 0.012, 0.02, 0.035, 0.06, 0.1] as const; // shares of the picture's longer side
+
+export function Tools(props: { state: DocState; tool: Tool; onTool: (tool: Tool) => void; radius: number; onRadius: (radius: number) => void }) {
+  const { say } = useText();
+  const { state, tool } = props;
+  const painting = tool === "brush" || tool === "erase";
+  return (
+    <div className="flex min-h-9 flex-wrap items-center gap-x-1 gap-y-1.5">
+      <div role="toolbar" className="flex">
+        {TOOLS.map(([name, icon]) => (
+          <IconButton key={name} icon={icon} label={say(`tool.${name}`)} pressed={tool === name} onClick={() => props.onTool(name)} />
+        ))}
+      </div>
+      <span className="mx-1 h-5 w-px bg-line" />
+      <IconButton icon="undo" label={say("tool.undo")} disabled={!state.canUndo} onClick={state.undo} />
+      <IconButton icon="redo" label={say("tool.redo")} disabled={!state.canRedo} onClick={state.redo} />
+      <span className="flex-1" />
+      {painting ? (
+        <label className="flex h-9 items-center gap-2 text-sm text-soft">
+          <span>{say("tool.radius")}</span>
+          <input type="range" className="w-28 accent-(--accent)" min={0} max={RADII.length - 1} value={RADII.indexOf(props.radius as (typeof RADII)[number])} onChange={(event) => props.onRadius(RADII[Number(event.target.value)]!)} />
+        </label>
+      ) : (
+        <div className="h-9 text-sm [&_.segment]:p-0.5" title={say("tool.size")}>
+          <Choice<Size> label={say("tool.size")} value={currentOf(state.doc!).size} options={[["s", say("size.s")], ["m", say("size.m")], ["l", say("size.l")]]} onChange={state.resize} />
+        </div>
+      )}
+    </div>
+  );
+}
