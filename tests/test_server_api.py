@@ -361,3 +361,9 @@ def test_readyz_says_why_nothing_works(tmp_path: Path) -> None:
         assert answer.status_code == 503 and answer.json()["status"] == "failed"
         assert answer.json()["workers"][0]["error"]["code"] == "E_WORKER_START"
         assert json.loads(answer.text)["workers"][0]["error"]["hint"]
+
+
+def test_allow_names_every_method_of_an_address(client: TestClient) -> None:
+    for path, methods in ((f"{V1}/jobs", "GET, POST"), (f"{V1}/jobs/{'0' * 26}", "DELETE, GET"), (f"{V1}/frames", "POST")):
+        answer = client.request("OPTIONS", path)
+        assert answer.status_code == 405 and answer.headers["allow"] == methods

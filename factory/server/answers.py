@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -84,7 +85,7 @@ def install(app: FastAPI) -> None:
         return answer(OptionError(_first(problem), "docs/api.md says what this call takes."))
 
     @app.exception_handler(AnyHTTPException)
-    async def plain(_: Request, problem: AnyHTTPException) -> Response:
+    async def plain(request: Request, problem: AnyHTTPException) -> Response:
         if isinstance(problem, Refused):
             return answer(problem.problem, problem.status_code)
         headers = dict(problem.headers or {})
@@ -92,12 +93,24 @@ def install(app: FastAPI) -> None:
             return answer(NotFoundError("There is nothing at this address.", "docs/api.md lists the calls."), headers=headers)
         if problem.status_code == 413:
             return answer(TooLargeError("The body is too large.", "GET /api/v1/info says how large it may be."), headers=headers)
+        if problem.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(methods_at(request))) or headers.get("Allow", "GET")
+            return answer(OptionError("This address doesn't know that method.", f"It knows: {headers['Allow']}."), 405, headers)
         kind = OptionError if problem.status_code < 500 else ServiceError
         return answer(kind(f"{problem.detail}."), problem.status_code, headers)
 
     @app.exception_handler(Exception)
     async def defect(request: Request, problem: Exception) -> Response:
         return answer(ServiceError("The server made a mistake.", "This is a defect: please report it with the server's log."))
+
+
+def methods_at(request: Request) -> set[str]:
+    """All methods that the API's description has for an address; the router's own error names those of one call."""
+    found: set[str] = set()
+    for path, calls in request.app.openapi()["paths"].items():
+        if re.fullmatch(re.sub(r"\{(\w+)\}", lambda m: ".+" if m[1] == "name" else "[^/]+", path), request.url.path):
+            found |= {method.upper() for method in calls}
+    return found
 
 
 def _first(problem: RequestValidationError) -> str:
