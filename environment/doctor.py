@@ -150,12 +150,10 @@ def examine(root: str) -> tuple[list[Check], int]:
         )
     ]
     names = needed(record.get("layers", [])) + (["moge"] if "model" in record.get("layers", []) else [])
-    others = [name for name in PACKAGES if name not in (*names, "moge")]
-    checks += [
-        check
-        for check in _probe_all(journal.env_python(env), names, extras=tuple(others), deep=True)
-        if check.needed or check.state != "absent"
-    ]
+    python = journal.env_python(env)
+    there = probe(python, "present", needed=False, deep=False).text.split()
+    others = [name for name in there if name in PACKAGES and name not in (*names, "moge")]
+    checks += _probe_all(python, names, extras=tuple(others), deep=True)
     checks += [_files(env), *_rules(env, record, checks)]
     broken = [check for check in checks if check.state in ("broken", "absent")]
     return checks, BROKEN if any(check.needed for check in broken) else DEGRADED if broken else OK

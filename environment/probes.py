@@ -1,6 +1,7 @@
 """Run by the environment's own Python, one package a process: does it import, and does it do a tiny piece of its work? One JSON object on stdout.
 
     python -I probes.py NAME [deep]
+    python -I probes.py present          the names that are there at all: {"state": "ok", "version": "", "text": "numpy scipy ..."}
 
 {"state": "ok" | "absent" | "note" | "broken", "version": "...", "text": "..."}. A crash in native code ends this process alone; whoever started it sees that.
 """
@@ -164,13 +165,16 @@ DEEP: dict[str, Callable[[], str]] = {
 }
 
 
+def _there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(PACKAGES[name][0].split(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def probe(name: str, *, deep: bool) -> dict[str, str]:
     module, distribution = PACKAGES[name]
-    try:
-        there = importlib.util.find_spec(module.split(".")[0]) is not None
-    except (ImportError, ValueError):
-        there = False
-    if not there:
+    if not _there(name):
         return {"state": "absent", "version": "", "text": ""}
     try:
         version = importlib.metadata.version(distribution)
@@ -188,4 +192,8 @@ def probe(name: str, *, deep: bool) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(probe(sys.argv[1], deep="deep" in sys.argv[2:])))
+    if sys.argv[1] == "present":
+        answer = {"state": "ok", "version": "", "text": " ".join(name for name in PACKAGES if _there(name))}
+    else:
+        answer = probe(sys.argv[1], deep="deep" in sys.argv[2:])
+    print("\n" + json.dumps(answer))

@@ -97,9 +97,7 @@ def user_python() -> str:
 
 class ScratchPack:
     def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
-        self.env = self.root / "_env"
-        self.ready = self.env / ".sam3d_ready.json"
+        self._place(root)
         for name in (
             "sam3d.py",
             "install.py",
@@ -118,6 +116,18 @@ class ScratchPack:
         self.write("factory/cli.py", STUB)
         for name in ("environment", "vendor/moge"):
             shutil.copytree(PACK / name, self.root / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+    @classmethod
+    def at(cls, root: Path) -> ScratchPack:
+        """A pack that is there already: a clone."""
+        pack = cls.__new__(cls)
+        pack._place(root)
+        return pack
+
+    def _place(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.env = self.root / "_env"
+        self.ready = self.env / ".sam3d_ready.json"
 
     def write(self, name: str, text: str) -> None:
         path = self.root / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 from comfyui_sam3d.environment import audit, journal
 
 from .conda_channel import VERSION, CondaChannels
-from .scratch_pack import ScratchPack, skip_without_registry
+from .scratch_pack import PACK, ScratchPack, skip_without_registry
 
 pytest.importorskip("rattler")
 pytest.importorskip("rattler_build")
@@ -83,6 +84,17 @@ def test_nothing_to_do(classic: ScratchPack, channels: CondaChannels) -> None:
     assert classic.run("sam3d.py", "version").returncode == 0 and classic.ready.stat() == before
 
 
+@pytest.mark.full
+def test_another_environment_file_builds_anew(channels: CondaChannels, tmp_path: Path) -> None:
+    pack = scratch(tmp_path / "pack")
+    options = ("--engine", "rattler")
+    skip_without_registry(pack.run("install.py", *options, SAM3D_CONDA_CHANNEL_ALIAS=channels.url))
+    pack.write("environment/environment.cpu.yml", (pack.root / "environment/environment.cpu.yml").read_text() + "  - iopath\n")
+    assert journal.state(str(pack.root), ["base"]) == ("stale", "what goes into it has changed")
+    done = pack.run("install.py", *options, SAM3D_CONDA_CHANNEL_ALIAS=channels.url)
+    assert done.returncode == 0 and any((pack.env / "conda-meta").glob("iopath-*.json")), done.stderr
+
+
 def test_what_cannot_be_solved_leaves_everything(classic: ScratchPack, channels: CondaChannels) -> None:
     before, text = classic.journal(), (classic.root / "environment/environment.yml").read_text()
     classic.write("environment/environment.yml", text.replace("pytorch3d=0.7.8", "pytorch3d=0.7.99"))
@@ -105,7 +117,7 @@ def test_a_channel_that_is_not_there(classic: ScratchPack) -> None:
 
 
 def test_the_profile_cpu_from_nothing_to_doctor(channels: CondaChannels, tmp_path: Path) -> None:
-    """Conda's Python, then uv; another environment.yml makes it stale; an engine that has no channel gives way to uv alone."""
+    """Conda's Python, then uv; the doctor; files that vanish; a repair by uv alone, as no channel answers."""
     pack = scratch(tmp_path / "pack")
     skip_without_registry(done := pack.run("install.py", "--engine", "rattler", SAM3D_CONDA_CHANNEL_ALIAS=channels.url))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -116,11 +128,6 @@ def test_the_profile_cpu_from_nothing_to_doctor(channels: CondaChannels, tmp_pat
     states = {check["name"]: check["state"] for check in examined["checks"]}
     assert examined["exit"] == 0 and states["numpy"] == states["files"] == states["journal"] == "ok" and "torch" not in states
 
-    pack.write("environment/environment.cpu.yml", (pack.root / "environment/environment.cpu.yml").read_text() + "  - iopath\n")
-    assert journal.state(str(pack.root), ["base"]) == ("stale", "what goes into it has changed")
-    done = pack.run("install.py", "--engine", "rattler", SAM3D_CONDA_CHANNEL_ALIAS=channels.url)
-    assert done.returncode == 0 and any((pack.env / "conda-meta").glob("iopath-*.json")), done.stderr
-
     (pack.env / f"lib/python{VERSION}/site-packages/numpy/version.py").unlink()
     (pack.env / f"lib/python{VERSION}/json/decoder.py").unlink()  # conda's own
     examined = pack.run("install.py", "doctor")
@@ -128,3 +135,28 @@ def test_the_profile_cpu_from_nothing_to_doctor(channels: CondaChannels, tmp_pat
     done = pack.run("install.py", "repair", SAM3D_CONDA_CHANNEL_ALIAS="file:///no/such/channel")
     assert done.returncode == 0 and "no conda channel answers" in done.stdout, done.stderr
     assert pack.journal()["engine"] == "uv" and audit.audit(str(pack.env)).broken == []
+
+
+@pytest.mark.full
+def test_from_a_clone_to_an_asset(channels: CondaChannels, tmp_path: Path) -> None:
+    """The pack itself, cloned: conda's Python, the layer model with PyTorch's CPU build, every package tried, a picture made by the draft engine."""
+    tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    if not any(Path(folder).glob(f"torch-*+cpu-{tag}-*.whl") for folder in os.environ.get("PIP_FIND_LINKS", "").split()):
+        pytest.skip("no wheel of PyTorch's CPU build in PIP_FIND_LINKS")
+    subprocess.run(["git", "clone", "-q", str(PACK), str(tmp_path / "clone")], check=True)
+    pack = ScratchPack.at(tmp_path / "clone")
+    text = (pack.root / "environment/environment.cpu.yml").read_text()
+    pack.write("environment/environment.cpu.yml", re.sub(r"python=3\.\d+", f"python={VERSION}", text))
+    done = pack.run("install.py", "--engine", "rattler", "--layers", "model", SAM3D_CONDA_CHANNEL_ALIAS=channels.url)
+    skip_without_registry(done)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "comes from a wheel in PIP_FIND_LINKS" in done.stdout and "+cpu" in (pack.root / "install.log").read_text()
+    examined = json.loads(pack.run("install.py", "doctor", "--json").stdout)
+    checks = {check["name"]: check for check in examined["checks"]}
+    assert (
+        examined["exit"] == 0
+        and checks["torch"]["text"] == "the CPU build"
+        and checks["moge"]["state"] == checks["xatlas"]["state"] == "ok"
+    )
+    made = pack.run("sam3d.py", "reconstruct", "examples/steak.png", "--out", str(tmp_path / "out"))
+    assert made.returncode == 0 and next((tmp_path / "out").rglob("model.glb")).stat().st_size > 10_000, made.stderr
