@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from comfyui_sam3d.factory.server import schema
 
@@ -49,7 +49,7 @@ FILES = (
 
 def config(url: str) -> str:
     """Things that exist, so that there is something behind half of the calls; what a call of each kind may answer."""
-    with httpx.Client(base_url=url) as client:
+    with httpx2.Client(base_url=url) as client:
         image = send_image(client, alpha=True)
         mask = send_mask(client, image["id"])
         job = wait(client, send_job(client, image_id=image["id"])["id"])
