@@ -53,10 +53,12 @@ class Recorder:
 def tiny_store(folder: Path) -> Store:
     """Tiny random weights, written and opened."""
     write(folder, tiny=True, seed=0, report=lambda *args, **fields: None)
-    return open_store(folder)
+    return open_store(folder, torch.float32)
 
 
 def an_engine(store: Store, folder: Path, *, limit: int = 10**9, memory: int = 0, device: str = "cpu") -> Engine:
+    """On a GPU in half precision, as the engine itself would be opened there."""
+    store = store if device == "cpu" else dataclasses.replace(store, dtype=torch.float16)
     return Engine(store, Cache(folder, limit=limit, memory=memory), torch.device(device))
 
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from ...weights.store import Store
 
 CODE = 2  # raised when a stage computes something else than before: old entries of the cache are then never found
-VOXELS = 20_000  # of an object, as long as they aren't known: for the time that it may take
+VOXELS = 20_000  # of an object, as long as none has been seen: for the time that it may take
 # Shares of the time for one object, where no earlier job tells.
 SHARES = {"structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0}
 
@@ -69,6 +69,7 @@ class Engine:
         self.store, self.cache, self.device = store, cache, device
         self.networks = Networks(store.load, device, choose_plan(device))
         self.pipeline = Pipeline(self.networks, store.architecture.size)
+        self.voxels = VOXELS  # of an object of the last job
 
     def __call__(self, request: ReconstructRequest, job: Job) -> Scene:
         """One object for each mask. Raises InputErrors, SetupError (no weights), OutOfMemoryError, and JobCancelled from `job`."""
@@ -152,7 +153,9 @@ class _Run:
         points = self.picture.points()
         with timed(job, "structure"):
             structures = self._structures(points)
-        self._plan([len(item.coords) for item in structures])
+        voxels = [len(item.coords) for item in structures]
+        self.engine.voxels = max(voxels)
+        self._plan(voxels)
         with timed(job, "latents"):
             latents = self._latents(structures)
         objects = [self._object(i, structures[i], latents[i], points) for i in range(self.count)]
@@ -186,7 +189,7 @@ class _Run:
         own, holds = self.settings, self.cache.holds
         structures = [i for i in range(self.count) if voxels is None and not holds(self.structure_keys[i])]
         latents = [i for i in range(self.count) if not holds(self.latent_keys[i])]
-        counts = [VOXELS] * self.count if voxels is None else voxels
+        counts = [self.engine.voxels] * self.count if voxels is None else voxels
         needed = {EMBEDDERS[0]: structures, EMBEDDERS[1]: latents}
         tokens = float(sum(1 for name, objects in needed.items() if objects and not self.picture.holds(name)))
         row = [item for item in self.picture.missing() if item.stage == "point map" and voxels is None]
