@@ -94,12 +94,15 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
       setProblem(problem);
     }
   };
-  const show = async (job: Job) => {
-    go(`#/jobs/${job.id}`);
-    if (!job.image_id || job.image_id === doc?.picture.id) return;
-    const next = await docOf(job, nameOf).catch(() => null);
-    if (next) state.open(next);
-  };
+  // A job from the history, from a link or after a reload brings its picture and masks along.
+  useEffect(() => {
+    if (!job?.image_id || job.image_id === doc?.picture.id) return;
+    let current = true;
+    void docOf(job, nameOf).then((next) => current && state.open(next), () => undefined);
+    return () => {
+      current = false;
+    };
+  }, [job?.id]); // eslint-disable-line
 
   const latest = useRef<(event: KeyboardEvent) => void>(() => undefined);
   latest.current = (event) => {
@@ -173,7 +176,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
         </section>
         <Result key={job?.id} job={job} onAgain={(from) => void send(drawSeed(), from)} onRetry={(from) => void retry(from)} />
       </div>
-      <History current={jobId} onOpen={(one) => void show(one)} onForgotten={(one) => one.id === jobId && go("#/")} />
+      <History current={jobId} onOpen={(one) => go(`#/jobs/${one.id}`)} onForgotten={(one) => one.id === jobId && go("#/")} />
       <Options open={options} onClose={() => setOptions(false)} params={params} onChange={setParams} info={info} />
       {over && (
         <div className="pointer-events-none fixed inset-0 z-10 flex items-end justify-center p-8">
