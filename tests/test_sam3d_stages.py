@@ -93,6 +93,8 @@ BAKED = {"decode", "texture"}  # the splats are decoded for it
 CLEANED = BAKED | {"clean-up"}
 SAMPLED = CLEANED | {"latents"}
 ALL_BUT_PICTURE = SAMPLED | {"structure"}
+LATENTS = {"latents", "decode"}  # of a raw mesh: nothing is cleaned or baked
+STRUCTURE = LATENTS | {"structure"}
 CHANGES = {
     "nothing": (set(), {}),
     "formats": (set(), {"outputs": ("obj", "stl", "mesh_ply")}),
@@ -106,14 +108,14 @@ CHANGES = {
     "smoothing": (CLEANED, {"own": {"smooth": 1}}),
     "raw mesh": ({"decode"}, {"own": {"mesh": "raw"}}),
     "seed of stage 2": (SAMPLED, {"own": {"latent_seed": 5}}),
-    "steps of stage 2": (SAMPLED, {"own": {"latent_steps": 3}}),
-    "guidance of stage 2": (SAMPLED, {"own": {"latent_guidance": 2.0}}),
+    "steps of stage 2": (LATENTS, {"own": {"latent_steps": 3, **BARE}}),
+    "guidance of stage 2": (LATENTS, {"own": {"latent_guidance": 2.0, **BARE}}),
     "seed": (ALL_BUT_PICTURE, {"seed": 3}),
-    "steps": (ALL_BUT_PICTURE, {"own": {"steps": 3}}),
-    "guidance": (ALL_BUT_PICTURE, {"own": {"guidance": 3.0}}),
-    "few steps": (ALL_BUT_PICTURE, {"own": {"few_step": True}}),
-    "noise": (ALL_BUT_PICTURE, {"own": {"noise": "original"}}),
-    "picture": (EVERYTHING, {"image": IMAGE[::-1].copy()}),
+    "steps": (STRUCTURE, {"own": {"steps": 3, **BARE}}),
+    "guidance": (STRUCTURE, {"own": {"guidance": 3.0, **BARE}}),
+    "few steps": (STRUCTURE, {"own": {"few_step": True, **BARE}}),
+    "noise": (STRUCTURE, {"own": {"noise": "original", **BARE}}),
+    "picture": (STRUCTURE | PICTURE, {"image": IMAGE[::-1].copy(), "own": BARE}),
 }
 
 
