@@ -167,8 +167,8 @@ def answers(url: str) -> bool:
     return result == [True]
 
 
-def reachable(url: str) -> bool:
-    """Whether a channel can be reached: a folder on this machine that is there, or an address that answers."""
-    if url.startswith("file://"):
-        return os.path.isdir(urllib.request.url2pathname(url[7:]))
-    return answers(url)
+def reachable(channel: str) -> bool:
+    """Whether a conda channel can be had: a folder on this machine, or an address that has an index of packages. Its root need not answer: mirrors refuse that."""
+    if channel.startswith("file://"):
+        return os.path.isdir(urllib.request.url2pathname(channel[7:]))
+    return any(answers(f"{channel}/noarch/{name}") for name in ("repodata.json.zst", "repodata.json"))

@@ -102,7 +102,7 @@ def choose(root: str, settings: Settings, host: Host, had: dict[str, Any] | None
             raise InstallError("E_USAGE", f"There is no profile {named!r}.", f"Choose one of {', '.join(NAMES)}, or auto.")
         return load(root, named), "it was asked for"
     before = (had or {}).get("profile")
-    if before in NAMES and named != "auto" and (settings.launcher or (had or {}).get("asked") == before):
+    if before in NAMES and (settings.launcher or (named != "auto" and (had or {}).get("asked") == before)):
         return load(root, before), "the environment has it"
     if settings.launcher:
         return load(root, "cpu"), "it needs nothing but a package registry; `python install.py` chooses by the GPU"

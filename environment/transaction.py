@@ -163,11 +163,11 @@ class Build:
     def _replace(self, had: dict[str, Any]) -> None:
         """Build from nothing in `_env/`; the old environment is set aside, and comes back if that fails."""
         with self.steps.phase("tools"):
-            tool = uv.find(self.root, self.say, offline=self.settings.offline)
-            self.say(f"      uv {tool.version}, from {tool.source}")
             engine, said = self._engine(had)
             if engine.name != "uv":
                 self.say(f"      {said}")
+            tool = self._tool(engine)
+            self.say(f"      uv {tool.version}, from {tool.source}")
         self.steps.done("tool_ready", engine=engine.name, tool=mask(said))
         if engine.name != "uv":
             with self.steps.phase("solve"):
@@ -193,8 +193,24 @@ class Build:
         job = engines.Job(self.root, self.env, self.profile, self.host, self.settings, self.log, self.say, self.lock)
         named = self.settings.engine
         if not named and self.settings.launcher:
-            named = had.get("engine", "uv") if had.get("profile") == self.profile.name else "uv"
+            named = had.get("engine", "") if had.get("profile") == self.profile.name else ""
+            named = named or ("uv" if "uv" in self.profile.engines else "auto")
         return engines.prepare(job, named)
+
+    def _tool(self, engine: engines.Engine) -> uv.Uv:
+        """uv; where there is none and no pip to fetch it (a bare container), the conda engine brings it."""
+        try:
+            return uv.find(self.root, self.say, offline=self.settings.offline)
+        except InstallError as error:
+            if error.code != "E_UV_NOT_FOUND" or engine.name in ("uv", "rattler") or os.environ.get("SAM3D_UV"):
+                raise
+            self.say("      no pip here either: taking uv from conda-forge")
+            remove(uv.conda_target(self.root), uv.conda_target(self.root) + ".trash")
+            engine.tool("uv", uv.conda_target(self.root))
+            found = uv.locate(self.root)
+            if not found:
+                raise
+            return found
 
     def _give_back(self) -> None:
         if self.settings.keep_failed and os.path.isdir(self.env):

@@ -92,7 +92,14 @@ def locate(root: str) -> Uv | None:
         if version is not None:
             return Uv(path, version, source)
     path = os.path.join(_target(root), "bin", EXE)
-    return Uv(path, pin(root), "_tools/uv") if _version(path) == pin(root) else None
+    if _version(path) == pin(root):
+        return Uv(path, pin(root), "_tools/uv")
+    for place in ("bin", "Scripts", os.path.join("Library", "bin")):
+        path = os.path.join(conda_target(root), place, EXE)
+        version = _version(path)
+        if version is not None:
+            return Uv(path, version, "conda-forge")
+    return None
 
 
 def pin(root: str) -> str:
@@ -103,6 +110,11 @@ def pin(root: str) -> str:
 
 def _target(root: str) -> str:
     return os.path.join(root, "_tools", "uv")
+
+
+def conda_target(root: str) -> str:
+    """Where a uv from conda-forge lies: for a machine whose Python has no pip."""
+    return os.path.join(root, "_tools", "uv-conda")
 
 
 def _places() -> list[tuple[str, str]]:

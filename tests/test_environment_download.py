@@ -90,6 +90,7 @@ ANSWERS: dict[str, Callable[[http.server.BaseHTTPRequestHandler, int], None]] = 
     "/moved": lambda request, _: send(request, 302, b"", Location="/good"),
     "/circle": lambda request, _: send(request, 302, b"", Location="/circle"),
     "/login": lambda request, _: send(request, 200 if request.headers["Authorization"] == "Basic bWU6YSBi" else 401, PROGRAM),
+    "/mirror/noarch/repodata.json": lambda request, _: send(request, 200, b"{}"),
     "/slow": slowly,
     "/silent": silent,
     "/unpublished": lambda request, _: send(request, 200, PROGRAM),
@@ -204,7 +205,12 @@ def test_https_never_becomes_http() -> None:
 
 
 def test_what_answers(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert download.reachable(server.url + "/good") and not download.reachable(server.url + "/nothing")
+    assert download.reachable(server.url + "/mirror") and not download.reachable(server.url + "/nothing")
+    assert server.asked == [
+        "/mirror/noarch/repodata.json.zst",
+        "/mirror/noarch/repodata.json",
+        *(f"/nothing/noarch/repodata.json{end}" for end in (".zst", "")),
+    ]
     assert download.reachable(tmp_path.as_uri()) and not download.reachable((tmp_path / "no").as_uri())
     monkeypatch.setattr(download, "PATIENCE", 0.2)
     assert not download.answers(server.url + "/silent-for-ever")

@@ -85,6 +85,20 @@ def test_what_is_there_already_is_found(pack: ScratchPack, fake: FakeUv, mamba: 
     assert pack.ready.exists()
 
 
+def test_a_machine_without_uv_and_pip(pack: ScratchPack, fake: FakeUv, mamba: FakeMicromamba, tmp_path: Path) -> None:
+    """A bare container: the system's python3 has no pip. uv comes from conda-forge then."""
+    bare = tmp_path / "bare"
+    subprocess.run([user_python(), "-m", "venv", "--without-pip", str(bare)], check=True)
+    put = f'if any(spec.startswith("uv") for spec in specs):\n    (prefix / "bin").mkdir(parents=True)\n    os.link("{fake.path}", prefix / "bin/uv")\n    sys.exit()\n'
+    mamba.path.write_text(mamba.path.read_text().replace("site = prefix", put + "site = prefix", 1))
+    variables = {**fake.variables(SAM3D_UV=None), **mamba.variables(), "PATH": "/usr/bin:/bin"}
+    done = pack.run("install.py", *ENGINE, python=str(bare / "bin/python"), **variables)
+    assert done.returncode == 0, done.stderr
+    assert "from conda-forge" in done.stdout and mamba.calls()[0]["argv"][-1] == "uv"
+    assert pack.run("install.py", *ENGINE, "--rebuild", python=str(bare / "bin/python"), **variables).returncode == 0
+    assert len([call for call in mamba.calls() if call["argv"][-1] == "uv"]) == 1
+
+
 def test_an_existing_conda(pack: ScratchPack, fake: FakeUv, tmp_path: Path) -> None:
     conda = tmp_path / "conda"
     made = '/bin/sh -c \'mkdir -p "$0/bin" "$0/conda-meta" "$0/lib/python3.11/site-packages"\''

@@ -153,6 +153,7 @@ def test_a_profile_that_was_asked_for_stays(pack: ScratchPack) -> None:
     choose = lambda asked, had, **options: profiles.choose(ROOT, Settings(profile=asked, **options), machine, had)[0].name  # noqa: E731
     assert choose("", had) == "cu121" and choose("auto", had) == "cu128" and choose("cpu", had) == "cpu"
     assert choose("", {"profile": "cpu", "asked": "auto"}) == "cu128"  # what the launcher had made gives way to what the GPU is good for
+    assert choose("auto", had, launcher=True) == "cu121"  # the launcher takes what is there
     assert choose("", {"profile": "cpu", "asked": "auto"}, launcher=True) == "cpu" and choose("", None, launcher=True) == "cpu"
 
 

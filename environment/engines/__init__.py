@@ -85,6 +85,13 @@ class Engine:
         """What `prepare` would fetch, for the plan."""
         return []
 
+    def tool(self, spec: str, folder: str) -> None:
+        """One program from conda-forge, into a folder of its own beside the environment."""
+        profile = self.job.profile._replace(channels=("conda-forge",), specs=(spec,))
+        other = type(self)(self.job._replace(env=folder, profile=profile))
+        other.prepare()
+        other._run(other.argv())
+
     def _run(self, argv: list[str], text: str = "") -> str:
         from ..errors import explain
 
