@@ -206,7 +206,7 @@ class Build:
                 raise
             self.say("      no pip here either: taking uv from conda-forge")
             remove(uv.conda_target(self.root), uv.conda_target(self.root) + ".trash")
-            engine.tool("uv", uv.conda_target(self.root))
+            engine.bring("uv", uv.conda_target(self.root))
             found = uv.locate(self.root)
             if not found:
                 raise

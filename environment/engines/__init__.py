@@ -85,7 +85,7 @@ class Engine:
         """What `prepare` would fetch, for the plan."""
         return []
 
-    def tool(self, spec: str, folder: str) -> None:
+    def bring(self, spec: str, folder: str) -> None:
         """One program from conda-forge, into a folder of its own beside the environment."""
         profile = self.job.profile._replace(channels=("conda-forge",), specs=(spec,))
         other = type(self)(self.job._replace(env=folder, profile=profile))
