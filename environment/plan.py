@@ -6,6 +6,7 @@ The argument lists are the ones that the transaction runs: both come from engine
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 from . import checks, engines, journal, packages, profiles, transaction, uv
@@ -27,6 +28,7 @@ def make(root: str, settings: Settings, host: Host) -> dict[str, Any]:
     extras = transaction.wanted_extras(profile, settings, host)
     state, reason = journal.state(root, layers, profile.name, extras)
     action = "rebuild" if settings.rebuild or state == "stale" else {"ready": "nothing", "lacks": "extend", "missing": "build"}[state]
+    builds = action in ("build", "rebuild")
     need = checks.megabytes(profile, layers)
     job = engines.Job(root, env, profile, host, settings, os.devnull, _silent)
     candidates = engines.candidates(job, settings.engine)
@@ -52,36 +54,47 @@ def make(root: str, settings: Settings, host: Host) -> dict[str, Any]:
         "specs": list(profile.specs),
         "inputs_sha256": journal.inputs_sha256(root, layers, profile.name),
         "checks": [finding._asdict() for finding in checks.look(host, profile, env, need, settings)],
-        "downloads": engine.downloads(),
+        "downloads": engine.downloads() if builds else [],
         "commands": [],
         "error": None,
     }
     try:
-        plan["commands"] = _commands(job, engine, layers, extras)
+        if action != "nothing":
+            plan["commands"] = _commands(job, engine if builds else None, layers, extras, torch=builds or not had.get("torch"))
     except InstallError as error:
         plan["error"] = error.to_dict()
     masked: dict[str, Any] = _masked(plan)
     return masked
 
 
-def _commands(job: engines.Job, engine: engines.Engine, layers: list[str], extras: list[str]) -> list[list[str]]:
+def _commands(job: engines.Job, engine: engines.Engine | None, layers: list[str], extras: list[str], *, torch: bool) -> list[list[str]]:
+    """engine: None where the environment stays and is only completed. torch: whether it is yet to come."""
     root, profile, settings, system = job.root, job.profile, job.settings, job.host.system
     found = uv.locate(root)
     tool = uv.Uv(found.path if found else UV, "", "")
-    windows = system.startswith("win")
-    inside = ("Scripts", "python.exe") if windows and engine.name == "uv" else ("python.exe",) if windows else ("bin", "python")
-    python = os.path.join(job.env, *inside)
-    commands = [] if engine.name == "uv" else [engine.argv(dry_run=True)]
-    commands.append(engine.argv())
-    if "model" in layers and profile.data.get("torch_by") != "conda":
-        version = profile.specs[0].partition("=")[2] if engine.name != "uv" else base_python(job.host, str(profile.data.get("python", "")))
-        numbers = [int(part) for part in version.split(".")] if version.replace(".", "").isdigit() else list(job.host.python)
+    python = engines.python_of(job.env, system) if engine is None else _python_to_be(job.env, system, engine.name)
+    commands = [] if engine is None else [engine.argv()] if engine.name == "uv" else [engine.argv(dry_run=True), engine.argv()]
+    if torch and "model" in layers and profile.data.get("torch_by") != "conda":
         offline = settings._replace(offline=True)  # the index isn't asked whether it answers
-        for _, args in packages.torch_sources(root, profile, python, (numbers[0], numbers[1]), system, offline, _silent):
+        for _, args in packages.torch_sources(root, profile, python, _version(job, engine), system, offline, _silent):
             commands.append(uv.argv(tool, args))
     commands.append(uv.argv(tool, packages.layers_args(root, profile, python, layers)))
     more = packages.extras_args(root, profile, python, extras, system, settings)
     return [*commands, uv.argv(tool, more)] if more else commands
+
+
+def _python_to_be(env: str, system: str, engine: str) -> str:
+    if not system.startswith("win"):
+        return os.path.join(env, "bin", "python")
+    return os.path.join(env, "Scripts", "python.exe") if engine == "uv" else os.path.join(env, "python.exe")
+
+
+def _version(job: engines.Job, engine: engines.Engine | None) -> tuple[int, int]:
+    """Of the Python that the environment has, or will have."""
+    by_conda = job.profile.specs[0].partition("=")[2] if engine is not None and engine.name != "uv" else ""
+    wanted = by_conda or base_python(job.host, str(job.profile.data.get("python", "")))
+    found = re.fullmatch(r"(\d+)\.(\d+)", wanted)
+    return (int(found[1]), int(found[2])) if found else job.host.python
 
 
 def _masked(value: Any) -> Any:

@@ -46,6 +46,7 @@ def uninstall(root: str, settings: Settings, say: Say, *, keep_cache: bool = Fal
         for log in glob.glob(os.path.join(glob.escape(root), "install.log*")):
             freed += os.path.getsize(log)
             os.remove(log)
+        freed += _away(os.path.join(root, "sam3d_pack.egg-info"))  # left by the installation of the pack itself
     return freed + _away(os.path.join(root, ".sam3d_install"))
 
 

@@ -67,6 +67,18 @@ def test_the_profile_of_a_machine(pack: ScratchPack, name: str) -> None:
     assert list(pack.root.glob("_*")) == [pack.root / "__init__.py"] and not (pack.root / ".sam3d_install").exists()  # nothing was touched
 
 
+def test_what_is_there_needs_little(pack: ScratchPack) -> None:
+    pack.pretend_ready()
+    machine = MACHINES["no gpu"][0]
+    nothing = made(pack, machine)
+    assert (nothing["action"], nothing["commands"], nothing["downloads"]) == ("nothing", [], [])
+    more = made(pack, machine, layers=("video",))
+    assert more["action"] == "extend" and len(more["commands"]) == 1 and more["downloads"] == []
+    assert str(pack.root / "environment/video.txt") in more["commands"][0] and "would run" in plan.text(more)
+    pack.write("environment/base.txt", "another\n")
+    assert made(pack, machine)["action"] == "rebuild" and made(pack, machine, rebuild=True)["downloads"]
+
+
 # what a plan runs, with the paths cut: the golden of each way
 COMMANDS = {
     ("no gpu", ""): [
