@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .mask_kinds import is_flats
+from .mask_kinds import is_flats, readings
 from .masks import parse_masks
 from .original import to_sam3d_pose
 from .scene import Pose
@@ -21,11 +21,16 @@ def mask_input(value: Any, size: Sequence[int], *, kind: str | None = None) -> n
 
     Raises a MaskError.
     """
-    if kind is None and isinstance(value, (list, tuple)) and is_flats(value):
+    if kind is None and is_flats(value) and set(_natural(value, size)) == {"polygons", "annotation"}:
         kind = "polygons"
     elif kind is None and _is_annotations(value):
         kind = "annotation"
     return parse_masks(value, size, kind=kind)
+
+
+def _natural(value: Any, size: Sequence[int]) -> list[str]:
+    """What it could be; rows of exactly the picture's size may be pixels, too, and then the kind must be named."""
+    return [kind for kind, taken in readings(value, (int(size[0]), int(size[1])), False).items() if taken]
 
 
 def _is_annotations(value: Any) -> bool:

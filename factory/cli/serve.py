@@ -61,8 +61,8 @@ def run(
     if not no_build:
         build_page(quiet)
     with listen(host, port) as listener:
-        say_where(host, listener.getsockname()[1], token if made else None)
-        run_server(listener, data.absolute(), limits, slots, access)
+        number = listener.getsockname()[1]
+        run_server(listener, data.absolute(), limits, slots, access, lambda: say_where(host, number, token if made else None))
     return OK
 
 

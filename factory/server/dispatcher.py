@@ -124,9 +124,7 @@ class Slot:
             piece = work.load(self._vault, row)
             self.hello = self._backend.start()
             self.problem = None
-            key = params.result_key(
-                row["request_key"], VERSION, self.hello.engines, getattr(self.hello, "weights", ""), job if row["fresh"] else ""
-            )
+            key = params.result_key(row["request_key"], VERSION, self.hello.engines, self.hello.weights, job if row["fresh"] else "")
             meta = self._vault.result(key)
             cached = meta is not None
             if meta is None:
@@ -241,7 +239,7 @@ class Dispatcher:
         hello = self.hello
         if hello is None:
             return None
-        key = params.result_key(request_key, VERSION, hello.engines, getattr(hello, "weights", ""))
+        key = params.result_key(request_key, VERSION, hello.engines, hello.weights)
         if not self._vault.has("result", key):
             return None
         meta = self._vault.result(key)

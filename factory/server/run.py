@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
@@ -17,10 +18,13 @@ from .service import Service
 GRACE = 5  # seconds that calls under way get when the server is stopped
 
 
-def run(listener: socket.socket, data: Path, limits: Limits, environments: list[dict[str, str]], access: Access) -> None:
-    """Raises a Sam3dError where the data folder can't be used."""
+def run(
+    listener: socket.socket, data: Path, limits: Limits, environments: list[dict[str, str]], access: Access, ready: Callable[[], None]
+) -> None:
+    """ready: called when nothing stands in the way any more. Raises a Sam3dError where the data folder can't be used."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     app = make_app(Service(data, limits, environments), access)
+    ready()
     config = uvicorn.Config(
         app,
         http=protocol(limits.head_time),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...client import LocalBackend
 from ...contract.backend import Backend
-from ...contract.errors import BusyError, ConflictError, OutputError
+from ...contract.errors import BusyError, ConflictError, OutputError, StorageError
 from ..batch.ledger import FolderLock
 from .database import Database
 from .dispatcher import Dispatcher
@@ -33,7 +33,10 @@ class Service:
         self, root: Path, limits: Limits, environments: list[dict[str, str]], open_backend: Callable[[Mapping[str, str]], Backend] = local
     ) -> None:
         self.root, self.limits = root, limits
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as problem:
+            raise StorageError(f"The data folder {root} can't be made: {problem.strerror}.", "Choose another --data.") from problem
         self._lock = FolderLock(root)
         try:
             self._lock.__enter__()
