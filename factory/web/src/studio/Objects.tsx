@@ -55,7 +55,7 @@ function Row({ doc, thing, state, nameOf }: { doc: Doc; thing: Thing; state: Doc
         onBlur={() => !thing.name.trim() && state.touch(replaced(doc, { ...thing, name: nameOf(doc.things.indexOf(thing) + 1) }))}
       />
       <span className="shrink-0 text-sm text-soft tabular-nums">
-        {share === null ? say("objects.empty") : new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: share < 0.1 ? 1 : 0 }).format(share)}
+        {share === null ? say("objects.empty") : new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: share < 0.001 ? 3 : share < 0.1 ? 1 : 0 }).format(share)}
       </span>
       <button type="button" className="icon-button -mr-1 size-8" aria-label={say("objects.remove", { name: thing.name })} title={say("objects.remove", { name: thing.name })} disabled={!many && !isMarked(thing)} onClick={() => state.change(removed(doc, thing.key, nameOf))}>
         <Icon name="trash" className="size-4" />
