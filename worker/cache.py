@@ -15,6 +15,7 @@ import contextlib
 import os
 import secrets
 import sys
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,28 +43,32 @@ Entry = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 class _Memory:
-    """The entries used last, up to `limit` bytes of arrays."""
+    """The entries used last, up to `limit` bytes of arrays. From any thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit, self.size = limit, 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
     def get(self, key: str) -> Entry | None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
+        with self._lock:
+            if key in self._entries:
+                self._entries.move_to_end(key)
+            return self._entries.get(key)
 
     def put(self, key: str, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self._drop(key)
         size = sum(item.nbytes for item in arrays.values())
-        if 2 * size <= self.limit:  # one entry must not drive everything else out
-            self._entries[key] = dict(value), {name: _frozen(item) for name, item in arrays.items()}
-            self.size += size
-            while self.size > self.limit:
-                self._drop(next(iter(self._entries)))
+        entry = (dict(value), {name: _frozen(item) for name, item in arrays.items()}) if 2 * size <= self.limit else None
+        with self._lock:
+            self._drop(key)
+            if entry is not None:  # one entry must not drive everything else out
+                self._entries[key] = entry
+                self.size += size
+                while self.size > self.limit:
+                    self._drop(next(iter(self._entries)))
 
     def _drop(self, key: str) -> None:
         if (entry := self._entries.pop(key, None)) is not None:

@@ -7,6 +7,7 @@ allows. Out of memory: everything is freed and the step done again, by smaller b
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -58,6 +59,7 @@ class Pipeline:
     size: int = 518
     note: Callable[[str], None] = print
     most: dict[str, int] = field(default_factory=dict)  # stage -> objects in one batch, learned by running out of memory
+    lock: threading.RLock = field(default_factory=threading.RLock)  # held by whoever decodes: objects may be finished in several threads
     _decoded: tuple[Tensor, Voxels] | None = None  # the last object's voxels: its decoders share windows, neighbours and positions
 
     @property
@@ -153,7 +155,8 @@ class Pipeline:
             with self.networks.use("splats" if per_voxel == 32 else "splats_4") as decoder:
                 return decoder(latent.features.to(self.device), self._voxels(latent))[0]
 
-        return self.insisting("splats", decoded)
+        with self.lock:
+            return self.insisting("splats", decoded)
 
     @torch.inference_mode()
     def surface(self, latent: StructuredLatent) -> Surface:
@@ -163,7 +166,8 @@ class Pipeline:
             with self.networks.use("mesh") as decoder:
                 return decoder(latent.features.to(self.device), self._voxels(latent))[0]
 
-        return self.insisting("mesh", decoded)
+        with self.lock:
+            return self.insisting("mesh", decoded)
 
     def _embedded(self, name: str, conditions: Sequence[Conditions], keep: Keep) -> Tensor:
         """Context tokens of the objects, (N, M, C), on the device."""
@@ -213,13 +217,18 @@ class Pipeline:
         return max(1, min(most, int((free - RESERVE) / each)))
 
     def insisting(self, stage: str, run: Callable[[], T]) -> T:
-        """run(), again under the next smaller plan whenever the device's memory runs out."""
-        while True:
-            try:
-                return run()
-            except torch.cuda.OutOfMemoryError:
-                pass
-            self._smaller(stage, 1)
+        """run(), again under the next smaller plan whenever the device's memory runs out. From several threads: what is done again is done alone."""
+        try:
+            return run()
+        except torch.cuda.OutOfMemoryError:
+            pass
+        with self.lock:
+            while True:
+                self._smaller(stage, 1)
+                try:
+                    return run()
+                except torch.cuda.OutOfMemoryError:
+                    pass
 
     def _smaller(self, stage: str, count: int) -> None:
         """After running out of memory with `count` objects at once."""

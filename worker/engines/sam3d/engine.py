@@ -31,7 +31,7 @@ from ...sam3d.pipeline import EMBEDDERS, Pipeline, StructuredLatent
 from ...sam3d.pose import DecodedPose
 from ...sam3d.sampler import Noise
 from ...sam3d.structure import Structure, noise_for
-from . import kept
+from . import hands, kept
 from .mesh import Finished, Finisher
 from .picture import Picture
 from .settings import settings_of
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 CODE = 2  # raised when a stage computes something else than before: old entries of the cache are then never found
 VOXELS = 20_000  # of an object, as long as none has been seen: for the time that it may take
 # Shares of the time for one object, where no earlier job tells.
-SHARES = {"structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0}
+SHARES = {"structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0, hands.STAGE: 4.0}
 
 
 @functools.cache
@@ -70,6 +70,7 @@ class Engine:
         self.networks = Networks(store.load, device, choose_plan(device))
         self.pipeline = Pipeline(self.networks, store.architecture.size)
         self.voxels = VOXELS  # of an object of the last job
+        self.hands: int | None = None  # objects finished at a time; None: as many as there is room for (hands.py)
 
     def __call__(self, request: ReconstructRequest, job: Job) -> Scene:
         """One object for each mask. Raises InputErrors, SetupError (no weights), OutOfMemoryError, and JobCancelled from `job`."""
@@ -145,7 +146,8 @@ class _Run:
             engine.key("latents", structure=key, options=vars(self.settings.latents), **self._drawn(self.latent_seed))
             for key in self.structure_keys
         ]
-        self.finishers = [Finisher(engine, request, self.settings, job, key) for key in self.latent_keys]
+        self.finishers = [Finisher(engine, request, self.settings, key) for key in self.latent_keys]
+        self.hands = hands.most(engine.networks, self.count) if engine.hands is None else engine.hands
 
     def scene(self) -> Scene:
         request, job = self.request, self.job
@@ -158,7 +160,9 @@ class _Run:
         self._plan(voxels)
         with timed(job, "latents"):
             latents = self._latents(structures)
-        objects = [self._object(i, structures[i], latents[i], points) for i in range(self.count)]
+        said = len(self.notes)
+        objects = hands.each(self.count, self.hands, job, lambda i, own: self._object(i, own, structures[i], latents[i], points))
+        self.notes[said:] = sorted(self.notes[said:])  # in whatever order the objects were finished
         return Scene(
             objects=tuple(objects),
             engine="sam3d",
@@ -196,7 +200,10 @@ class _Run:
         row += [Planned("picture", 0.1, tokens)] if tokens else []
         row += self._planned("structure", own.structure.evaluations() * len(structures), len(structures))
         row += self._planned("latents", own.latents.evaluations() * sum(counts[i] for i in latents), len(latents))
-        for i, one in enumerate(self.finishers):
+        if self.hands > 1:
+            work = [counts[i] for i, one in enumerate(self.finishers) if one.decodes or one.cleans or one.bakes]
+            row += self._planned(hands.STAGE, float(sum(work)), len(work), key=f"{hands.STAGE} {self.hands} {own.unwrap} {own.texture}")
+        for i, one in enumerate(self.finishers if self.hands == 1 else ()):
             row += self._planned("decode", counts[i] * one.decodes)
             row += self._planned("clean-up", counts[i] * one.cleans)
             row += self._planned("unwrap", own.face_budget * one.bakes, key=f"unwrap {own.unwrap}")
@@ -249,10 +256,10 @@ class _Run:
                 self.cache.put(self.latent_keys[i], *kept.of_tensor(item.features))
         return [made[i] for i in range(self.count)]
 
-    def _object(self, index: int, structure: Structure, latent: StructuredLatent, points: PointMap) -> SceneObject:
-        """Finish one object and place it."""
+    def _object(self, index: int, job: Job, structure: Structure, latent: StructuredLatent, points: PointMap) -> SceneObject:
+        """Finish one object and place it. job: this object's own."""
         request, name = self.request, self.request.names[index]
-        made = self.finishers[index].finish(latent)
+        made = self.finishers[index].finish(latent, job)
         if self.settings.want_mesh and made.mesh is None:  # one empty mesh must not cost the others their file
             self._note(f"{name} has no surface")
         info: dict[str, Any] = {"voxels": len(structure.coords), "downsample": structure.downsample, **made.info}
@@ -263,11 +270,11 @@ class _Run:
             return SceneObject(name=name, mesh=mesh, splats=splats, info=info)
         pose, score = _pose_of(structure.pose), None
         if request.sam3d.layout and made.bare is not None and points.intrinsics is not None:
-            with timed(self.job, "layout"):
-                pose, score, info["layout"] = self._refined(index, made, pose, points)
+            with timed(job, "layout"):
+                pose, score, info["layout"] = self._refined(index, job, made, pose, points)
         return SceneObject(name=name, mesh=mesh, splats=splats, pose=pose, score=score, info=info)
 
-    def _refined(self, index: int, made: Finished, pose: Pose, points: PointMap) -> tuple[Pose, float | None, dict[str, Any]]:
+    def _refined(self, index: int, job: Job, made: Finished, pose: Pose, points: PointMap) -> tuple[Pose, float | None, dict[str, Any]]:
         """The pose, moved so that the outline fits the mask better; how well it fits; what was done."""
         from ...geometry.layout.refine import Refined, refine
 
@@ -285,7 +292,7 @@ class _Run:
             return refine(moved, pose, mask, points.points, points.intrinsics, device=self.engine.device, watch=lambda step: report())
 
         def report() -> None:
-            self.job.step("layout", index, self.count)
+            job.step("layout", index, self.count)
 
         report()
         better = self.pipeline.insisting("layout", run)

@@ -46,8 +46,8 @@ class Finished:
 class Finisher:
     """One object, from its latents on. key: of these. Its own keys are known before anything is made."""
 
-    def __init__(self, engine: Engine, request: ReconstructRequest, settings: Settings, job: Job, key: str) -> None:
-        self.engine, self.request, self.settings, self.job = engine, request, settings, job
+    def __init__(self, engine: Engine, request: ReconstructRequest, settings: Settings, key: str) -> None:
+        self.engine, self.request, self.settings = engine, request, settings
         self.clean_options = CleanOptions(budget=settings.face_budget, smooth=request.sam3d.smooth)
         self.raw = request.sam3d.mesh == "raw"
         self.surface_key = engine.key("surface", latents=key)
@@ -61,8 +61,9 @@ class Finisher:
         self.bakes = settings.want_mesh and self.bake_options is not None and not (holds(self.clean_key) and holds(self.bake_key))
         self.decodes = (settings.want_splats or self.bakes) + (self.cleans or (settings.want_mesh and self.raw))
 
-    def finish(self, latent: StructuredLatent) -> Finished:
+    def finish(self, latent: StructuredLatent, job: Job) -> Finished:
         """Decode, clean and texture what is wanted and isn't kept."""
+        self.job = job
         decoded = _Decoded(self.engine.pipeline, latent, self.settings.splats_per_voxel, self.job, self.decodes)
         mesh = bare = bare_key = None
         info: dict[str, Any] = {}

@@ -1,0 +1,119 @@
+"""Several objects finished at a time: order, progress, failures, cancellation."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+
+from comfyui_sam3d.contract.errors import EngineError, JobCancelled
+from comfyui_sam3d.worker.engines.sam3d import mesh
+from comfyui_sam3d.worker.engines.sam3d.hands import each
+from comfyui_sam3d.worker.job import QuietJob, timed
+
+from sam3d_bench import a_request, an_engine, content, run, tiny_store
+
+
+class Told(QuietJob):
+    """Remembers its steps, and from which threads; cancelled at step number `stop`."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, int, int]] = []
+        self.inside = 0
+        self.stop = stop
+
+    def step(self, stage: str, step: int, total: int) -> None:
+        self.inside += 1
+        assert self.inside == 1, "two threads speak to the job at once"
+        self.steps.append((stage, step, total))
+        time.sleep(0.001)
+        self.inside -= 1
+        if self.stop is not None and len(self.steps) > self.stop:
+            raise JobCancelled("The job was cancelled.")
+
+
+def work(index: int, job: QuietJob, pause: float = 0.02) -> str:
+    for stage in ("decode", "clean-up", "texture"):
+        with timed(job, stage):
+            for step in range(3):
+                job.step(stage, step, 2)
+                time.sleep(pause * (index % 2 + 1) / 6)
+    return f"object {index}"
+
+
+def test_results_in_order_and_one_even_bar() -> None:
+    job, together = Told(), threading.Barrier(3, timeout=20)
+
+    def run(index: int, part: QuietJob) -> str:
+        if index < 3:
+            together.wait()  # three really work at a time
+        return work(index, part)
+
+    assert each(5, 3, job, run) == [f"object {i}" for i in range(5)]
+    assert {stage for stage, _, _ in job.steps} == {"objects"} and {total for _, _, total in job.steps} == {500}
+    numbers = [step for _, step, _ in job.steps]
+    assert numbers == sorted(numbers) and numbers[0] == 0 and numbers[-1] == 475  # a layout would follow
+    assert set(job.timings) == {"decode", "clean-up", "texture"} and all(seconds > 0.05 for seconds in job.timings.values())
+
+
+def test_one_worker_works_as_before() -> None:
+    job = Told()
+    assert each(2, 1, job, work) == ["object 0", "object 1"]
+    assert [stage for stage, _, _ in job.steps][:4] == ["decode"] * 3 + ["clean-up"]
+
+
+def test_the_first_failure_stops_the_others() -> None:
+    begun: list[int] = []
+
+    def run(index: int, part: QuietJob) -> str:
+        begun.append(index)
+        if index == 1:
+            raise EngineError("this one fails")
+        for step in range(2000):
+            part.step("clean-up", step, 2000)
+            time.sleep(0.005)
+        return "done"
+
+    start = time.monotonic()
+    with pytest.raises(EngineError, match="this one fails"):
+        each(6, 2, Told(), run)
+    assert time.monotonic() - start < 5 and sorted(begun) == [0, 1]
+
+
+def test_a_cancelled_job_stops_all_of_them() -> None:
+    job = Told(stop=8)
+    with pytest.raises(JobCancelled, match="The job was cancelled"):
+        each(6, 3, job, work)
+    assert 9 <= len(job.steps) <= 12  # the others stop at their next step, unheard
+
+
+def test_three_hands_make_what_one_makes(tmp_path, monkeypatch) -> None:
+    """Also where the device's memory runs out for one of them: what is done again is done alone."""
+    store = tiny_store(tmp_path / "weights")
+    alone, together = an_engine(store, tmp_path / "a"), an_engine(store, tmp_path / "b", memory=10**8)
+    alone.hands, together.hands = 1, 3
+    request = a_request(3, outputs=("glb", "ply"))
+    wanted, (made, job) = content(run(alone, request)[0]), run(together, request)
+    assert content(made) == wanted
+    assert "objects" in job.stages and not job.stages & {"decode", "clean-up", "texture"}
+    assert job.plans[-1][-1].stage == "objects"
+
+    calls, real = [], mesh.clean
+
+    def tight(*args: object) -> object:
+        calls.append(threading.get_ident())
+        if len(calls) == 2:
+            raise mesh.torch.cuda.OutOfMemoryError("no memory")
+        return real(*args)
+
+    monkeypatch.setattr(mesh, "clean", tight)
+    tightened = an_engine(store, tmp_path / "c")
+    tightened.hands = 3
+    scene = run(tightened, request)[0]
+    assert len(calls) == 4 and len(set(calls)) > 1
+    assert any("clean-up" in warning for warning in scene.warnings)
+    assert content(scene.replace(warnings=made.warnings)) == wanted
