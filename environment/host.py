@@ -36,7 +36,7 @@ def look() -> Host:
         tuple(_gpus()),
         _numbers(version) if name == "glibc" else (),
         (sys.version_info[0], sys.version_info[1]),
-        any(entry.endswith("._pth") for entry in os.listdir(os.path.dirname(_executable()))),
+        any(entry.endswith("._pth") for entry in os.listdir(os.path.dirname(_executable()) or os.curdir)),
     )
 
 

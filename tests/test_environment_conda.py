@@ -116,6 +116,7 @@ def test_a_channel_that_is_not_there(classic: ScratchPack) -> None:
     assert classic.ready.exists()
 
 
+@pytest.mark.full
 def test_the_profile_cpu_from_nothing_to_doctor(channels: CondaChannels, tmp_path: Path) -> None:
     """Conda's Python, then uv; the doctor; files that vanish; a repair by uv alone, as no channel answers."""
     pack = scratch(tmp_path / "pack")

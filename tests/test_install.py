@@ -52,6 +52,14 @@ def test_nothing_to_do_writes_nothing(built: ScratchPack) -> None:
     assert built.ready.stat() == before
 
 
+def test_the_doctor_of_a_real_environment(built: ScratchPack) -> None:
+    done = built.run("install.py", "doctor", "--json")
+    examined = json.loads(done.stdout)
+    states = {check["name"]: check["state"] for check in examined["checks"]}
+    assert done.returncode == examined["exit"] == 0
+    assert states == dict.fromkeys(("journal", "pack", "numpy", "scipy", "pillow", "click", "rich", "files"), "ok")
+
+
 def test_git_sees_no_change(built: ScratchPack) -> None:
     if not shutil.which("git"):
         pytest.skip("no git here")
@@ -201,7 +209,9 @@ def python_of_version(version: str) -> str:
 
 
 @posix
-@pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.12", "3.13"])
+@pytest.mark.parametrize(
+    "version", ["3.9", *(pytest.param(version, marks=pytest.mark.full) for version in ("3.10", "3.11", "3.12")), "3.13"]
+)
 def test_every_host_python_runs_the_installer(pack: ScratchPack, fake: FakeUv, version: str) -> None:
     """As ComfyUI-Manager does, with the host's Python and no terminal, through every command; warnings are errors."""
     python = python_of_version(version)
