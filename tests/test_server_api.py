@@ -6,6 +6,8 @@ import base64
 import hashlib
 import io
 import json
+import socket
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,7 @@ from comfyui_sam3d.factory.server.gate import Access
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from .server_app import V1, encoded, error, events, mask_png, png, send_image, send_job, send_mask, server, wait
+from .server_app import V1, encoded, error, events, mask_png, on_port, png, send_image, send_job, send_mask, server, wait
 
 
 @pytest.fixture(scope="module")
@@ -367,3 +369,27 @@ def test_allow_names_every_method_of_an_address(client: TestClient) -> None:
     for path, methods in ((f"{V1}/jobs", "GET, POST"), (f"{V1}/jobs/{'0' * 26}", "DELETE, GET"), (f"{V1}/frames", "POST")):
         answer = client.request("OPTIONS", path)
         assert answer.status_code == 405 and answer.headers["allow"] == methods
+
+
+def test_two_workers_make_the_same_thing_once(tmp_path: Path) -> None:
+    with server(tmp_path, workers=2) as client:
+        image = send_image(client, alpha=True)["id"]
+        jobs = [send_job(client, image_id=image, params={"seed": 1001}) for _ in range(3)]
+        done = [wait(client, job["id"]) for job in jobs]
+        assert [job["status"] for job in done] == ["succeeded"] * 3 and sorted(job["cached"] for job in done) == [False, True, True]
+
+
+def test_who_goes_away_takes_the_job_along(tmp_path: Path) -> None:
+    body = png(alpha=True)
+    head = b'--xx\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
+    form = head + body + b'\r\n--xx\r\nContent-Disposition: form-data; name="params"\r\n\r\n{"seed": 1020}\r\n--xx--\r\n'
+    with on_port(tmp_path) as (url, running):
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as caller:
+            text = "POST /api/v1/reconstruct HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=xx\r\nContent-Length: {}\r\n\r\n"
+            caller.sendall(text.format(len(form)).encode() + form)
+            while running.service.store.counts()["running"] == 0:
+                time.sleep(0.01)
+        end = time.monotonic() + 20
+        while running.service.store.counts()["canceled"] == 0:
+            assert time.monotonic() < end
+            time.sleep(0.05)

@@ -236,3 +236,18 @@ def test_500_jobs_while_everything_is_killed(tmp_path: Path) -> None:
     attempts, most, cached = database.execute("SELECT sum(attempts), max(attempts), sum(cached) FROM jobs").fetchone()
     database.close()
     print(f"500 jobs in {seconds:.0f} s, {kills}, {attempts} attempts, at most {most} at one job, {cached} results adopted")
+
+
+def test_a_stop_ends_the_streams(tmp_path: Path) -> None:
+    import http.client
+
+    with Served(tmp_path) as served:
+        stream = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=30)
+        stream.request("GET", f"{V1}/events")
+        answer = stream.getresponse()
+        assert answer.readline() == b"retry: 1000\n"
+        began = time.monotonic()
+        served.kill(signal.SIGTERM)
+        assert time.monotonic() - began < 4
+        assert answer.read() == b"\n"
+        stream.close()

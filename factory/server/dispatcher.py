@@ -15,7 +15,8 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Progress, Reconstruction
@@ -44,15 +45,41 @@ log = logging.getLogger("sam3d.server")
 Open = Callable[[Mapping[str, str]], Backend]
 
 
+class Keys:
+    """Results under way. A second worker that would make the same one waits for it, and then adopts it."""
+
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def alone(self, key: str, stopped: Callable[[], Sam3dError | None]) -> Iterator[None]:
+        """Raises what `stopped` says while it waits."""
+        with self._changed:
+            while key in self._busy:
+                if (why := stopped()) is not None:
+                    raise why
+                self._changed.wait(TICK)
+            self._busy.add(key)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy.discard(key)
+                self._changed.notify_all()
+
+
 class Slot:
     """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started."""
 
-    def __init__(self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, open_backend: Open) -> None:
+    def __init__(
+        self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, keys: Keys, open_backend: Open
+    ) -> None:
         self.name = name
         self.hello: Hello | None = None
         self.problem: Sam3dError | None = None
         self.job: str | None = None
-        self._store, self._vault, self._limits = store, vault, limits
+        self._store, self._vault, self._limits, self._keys = store, vault, limits, keys
         self._backend = open_backend(environment)
         self._deaths = 0
         self._stop = threading.Event()
@@ -125,12 +152,14 @@ class Slot:
             self.hello = self._backend.start()
             self.problem = None
             key = params.result_key(row["request_key"], VERSION, self.hello.engines, self.hello.weights, job if row["fresh"] else "")
-            meta = self._vault.result(key)
-            cached = meta is not None
-            if meta is None:
-                self._vault.check_room(0)
-                meta = self._make(job, piece, key, began)
-                self._vault.record_result(key, meta)
+            deadline = time.monotonic() + self._limits.job_time
+            with self._keys.alone(key, lambda: self._stopped(job, deadline)):
+                meta = self._vault.result(key)
+                cached = meta is not None
+                if meta is None:
+                    self._vault.check_room(0)
+                    meta = self._make(job, piece, key, began)
+                    self._vault.record_result(key, meta)
             self._deaths = 0
             self._store.succeeded(job, key, work.summary(meta), cached=cached, seconds=round(time.perf_counter() - began, 3))
         except Exception as problem:
@@ -217,7 +246,8 @@ class Dispatcher:
 
     def __init__(self, environments: list[dict[str, str]], store: Store, vault: Vault, limits: Limits, open_backend: Open) -> None:
         self._store, self._limits, self._vault = store, limits, vault
-        self.slots = [Slot(str(n), variables, store, vault, limits, open_backend) for n, variables in enumerate(environments)]
+        keys = Keys()
+        self.slots = [Slot(str(n), variables, store, vault, limits, keys, open_backend) for n, variables in enumerate(environments)]
 
     def start(self) -> None:
         recover(self._store, self._limits)

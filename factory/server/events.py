@@ -34,6 +34,12 @@ class Hub:
             for event in waiting:
                 event.set()
 
+    def close_soon(self) -> None:
+        """`close`, from a signal's handler or another thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self.close)
+
     def tell(self, job: str) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended

@@ -99,6 +99,8 @@ class Access:
         cross = headers.get("sec-fetch-site") == "cross-site" and not navigation and origin not in self.origins
         if foreign or cross:
             return DeniedError("The call comes from a page of another site.", "Start the server with --allow-origin if that is right."), 403
+        if preflight(scope, headers) and origin in self.origins:
+            return None  # it can't carry a token
         if scope["path"].startswith(API) and scope["path"] not in OPEN and not self.knows(headers):
             return DeniedError("The call carries no valid token.", "Send the header Authorization: Bearer TOKEN."), 401
         return None
@@ -128,7 +130,7 @@ class Gate:
             await self._refuse(refused[0], scope, body, send, refused[1], extra)
         elif body.too_large:
             await self._refuse(body.too_large, scope, body, send)
-        elif scope["method"] == "OPTIONS" and headers.get("origin") in self.access.origins and "access-control-request-method" in headers:
+        elif preflight(scope, headers) and headers["origin"] in self.access.origins:
             await _preflight(headers, send)
         else:
             await self._admit(scope, body, send)
@@ -184,6 +186,11 @@ class Gate:
             await send(message)
 
         return dressed
+
+
+def preflight(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether a browser asks beforehand, for a page of another origin."""
+    return scope["method"] == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 async def _preflight(headers: Mapping[str, str], send: Send) -> None:

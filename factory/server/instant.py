@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -97,12 +98,11 @@ async def wait(service: Service, request: Request, job: str) -> Row:
             row = service.store.job(job)
             if Status(row["status"]) in TERMINAL:
                 break
-            try:
+            if service.hub.closing.is_set() or await request.is_disconnected():
+                _let_go(service, job)
+                raise JobCancelled("Nobody waits for the job any more.")
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), 1.0)
-            except asyncio.TimeoutError:
-                if service.hub.closing.is_set() or await request.is_disconnected():
-                    _let_go(service, job)
-                    raise JobCancelled("Nobody waits for the job any more.") from None
     if row["status"] == Status.SUCCEEDED:
         return row
     if row["status"] == Status.CANCELED:

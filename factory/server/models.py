@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from .ids import SHA, ULID
+from .limits import Limits
 from .params import Parameters, whole
 
 Sha = Annotated[str, Field(pattern=SHA)]
@@ -66,8 +67,8 @@ class JobIn(In):
     """A picture and its masks, one object each; without masks the picture's transparency is the mask."""
 
     image_id: Sha
-    mask_ids: list[Sha] = Field(default=[], max_length=32)
-    names: list[Name] = Field(default=[], max_length=32, description="One for each mask, or none.")
+    mask_ids: list[Sha] = Field(default=[], max_length=Limits.max_masks)
+    names: list[Name] = Field(default=[], max_length=Limits.max_masks, description="One for each mask, or none.")
     name: Name = Field(default="object", description="What the job is called.")
     params: Parameters | None = None  # type: ignore[valid-type]
     priority: Whole = Field(default=0, ge=-100, le=100, description="Higher ones are worked off first.")
@@ -123,7 +124,7 @@ class BatchIn(In):
     """Jobs that belong together. params: of every item that doesn't say otherwise."""
 
     name: Name = "batch"
-    items: list[JobIn] = Field(min_length=1, max_length=500)
+    items: list[JobIn] = Field(min_length=1, max_length=Limits.max_batch)
     params: Parameters | None = None  # type: ignore[valid-type]
 
 

@@ -6,10 +6,12 @@ import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
 from .app import make_app
+from .events import Hub
 from .gate import Access
 from .limits import Limits
 from .protocol import protocol
@@ -18,12 +20,25 @@ from .service import Service
 GRACE = 5  # seconds that calls under way get when the server is stopped
 
 
+class _Server(uvicorn.Server):
+    """Ends the streams of events when it is told to stop; they would keep it from stopping."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._hub.close_soon()
+
+
 def run(
     listener: socket.socket, data: Path, limits: Limits, environments: list[dict[str, str]], access: Access, ready: Callable[[], None]
 ) -> None:
     """ready: called when nothing stands in the way any more. Raises a Sam3dError where the data folder can't be used."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    app = make_app(Service(data, limits, environments), access)
+    service = Service(data, limits, environments)
+    app = make_app(service, access)
     ready()
     config = uvicorn.Config(
         app,
@@ -35,4 +50,4 @@ def run(
         limit_concurrency=1024,
         timeout_graceful_shutdown=GRACE,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config, service.hub).run(sockets=[listener])

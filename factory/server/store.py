@@ -132,7 +132,8 @@ class Store:
             db.execute(f"INSERT INTO jobs ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})", tuple(values.values()))
             self._event(job, "status", {"status": status.value, "from": None, "attempt": 0})
             if done:
-                self._event(job, "done", {"status": status.value})
+                self._event(job, "output", {"files": sorted(done[1]["files"])})
+                self._event(job, "done", {"status": status.value, "error": None})
         return job
 
     # -- what is there

@@ -153,7 +153,7 @@ class Vault:
         rules = {
             "image": "SELECT image FROM jobs WHERE image IS NOT NULL",
             "mask": "SELECT value FROM jobs, json_each(jobs.masks)",
-            "frame": "SELECT frame FROM jobs WHERE frame IS NOT NULL",
+            "frame": "SELECT frame FROM jobs WHERE frame IS NOT NULL AND status != 'succeeded'",  # large, and its result is there
             "result": "SELECT result FROM jobs WHERE result IS NOT NULL",
         }
         found = []
