@@ -169,6 +169,7 @@ def test_failures_are_told(client: TestClient) -> None:
 
 def test_cancel_while_it_waits_and_while_it_runs(client: TestClient) -> None:
     running = send_job(client, params={"seed": 1020})
+    wait(client, running["id"], ("running",))
     waiting = send_job(client, params={"seed": 1021})
     assert client.get(f"{V1}/jobs/{waiting['id']}").json()["queue_position"] == 0
     answer = client.post(f"{V1}/jobs/{waiting['id']}/cancel")
