@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 
 from .errors import InstallError
@@ -98,7 +99,7 @@ def run(
                 if tells and line.lstrip().startswith(tells):
                     say("      " + line.strip())
         except BaseException:
-            _end(child, group)
+            _end(child)
             raise
         finally:
             stream.close()
@@ -106,15 +107,21 @@ def run(
     return code, "\n".join(lines)
 
 
-def _end(child: subprocess.Popen[str], group: bool) -> None:
-    """Ask, then kill: a tool that removes its temporary files gets five seconds."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGTERM) if group else child.terminate()
+def _end(child: subprocess.Popen[str]) -> None:
+    """Ask, then kill: a tool that removes its temporary files gets five seconds. On POSIX what it started ends with it."""
+    _signal(child, kill=False)
     try:
         child.wait(5)
     except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL) if group else child.kill()
+        _signal(child, kill=True)
+
+
+def _signal(child: subprocess.Popen[str], *, kill: bool) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform != "win32":
+            os.killpg(child.pid, signal.SIGKILL if kill else signal.SIGTERM)
+        else:
+            child.kill() if kill else child.terminate()
 
 
 def output(argv: list[str], *, timeout: float = 30, variables: dict[str, str] | None = None) -> str | None:
