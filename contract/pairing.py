@@ -124,6 +124,23 @@ def _matches(pair: Pair, base: Path, globs: Sequence[str]) -> bool:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
+class _Index:
+    """What a picture asks its folder for, so that each of 100,000 pictures looks once and not through all others. Lists are in natural order."""
+
+    def __init__(self, files: list[Path], folders: list[Path], pointmaps: list[Path]) -> None:
+        self.of_stem: dict[str, list[Path]] = {}  # the pictures of this stem
+        self.masks_of: dict[str, list[Path]] = {}  # the stem's `_mask` files
+        self.pointmaps_of: dict[str, list[Path]] = {}
+        for file in files:
+            stem = nfc_stem(file)
+            self.of_stem.setdefault(stem, []).append(file)
+            if found := _MASK_NAME.fullmatch(stem):
+                self.masks_of.setdefault(found[1], []).append(file)
+        for file in pointmaps:
+            self.pointmaps_of.setdefault(pointmap_stem(file) or "", []).append(file)
+        self.masks_folders = [folder for folder in folders if folder.name.casefold() == "masks"]
+
+
 class _Finder:
     """Walks one folder. Listings are kept, so that a folder is read once however many pictures look into it."""
 
@@ -135,6 +152,8 @@ class _Finder:
         self.skip = skip.resolve() if skip is not None else None
         self._listings: dict[Path, tuple[list[Path], list[Path]]] = {}
         self._pointmaps: dict[Path, list[Path]] = {}
+        self._indexes: dict[Path, _Index] = {}
+        self._taken: dict[Path, list[Path]] = {}
 
     def of_folder(self) -> list[Pair]:
         return [self._mapped(job) for folder in self._folders() for image in self._pictures(folder) for job in self._jobs(image)]
@@ -152,8 +171,7 @@ class _Finder:
         """With the point map that lies beside the picture, unless a table names one."""
         if job.error is not None or "pointmap" in job.params:
             return job
-        self._list(job.image.parent)
-        found = [f for f in self._pointmaps[job.image.parent] if pointmap_stem(f) == nfc_stem(job.image)]
+        found = self._index(job.image.parent).pointmaps_of.get(nfc_stem(job.image), [])
         if len(found) > 1:
             names = " and ".join(f.name for f in found)
             return replace(job, error=PairingError(f"{job.image.name} has {len(found)} point maps: {names}.", "Keep one."))
@@ -173,6 +191,12 @@ class _Finder:
             files = [folder / e.name for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES and e.is_file()]
             self._listings[folder] = files, [folder / e.name for e in entries if e.is_dir()]
         return self._listings[folder]
+
+    def _index(self, folder: Path) -> _Index:
+        if folder not in self._indexes:
+            files, folders = self._list(folder)
+            self._indexes[folder] = _Index(files, folders, self._pointmaps[folder])
+        return self._indexes[folder]
 
     def _folders(self) -> Iterator[Path]:
         """Where pictures may be. Without `recursive`: the folder itself, its images/, and sub-folders of the original's layout."""
@@ -198,10 +222,13 @@ class _Finder:
         return [f for f in files if nfc_stem(f).isdecimal()]
 
     def _pictures(self, folder: Path) -> list[Path]:
-        files = self._list(folder)[0]
-        stems = {nfc_stem(f) for f in files}
-        others = {*self._layout_masks(folder), *(f for f in self._pointmaps[folder] if pointmap_stem(f) in stems)}
-        return [f for f in files if f not in others and not ((m := _MASK_NAME.fullmatch(nfc_stem(f))) and m[1] in stems)]
+        if folder not in self._taken:
+            files, index = self._list(folder)[0], self._index(folder)
+            others = set(self._layout_masks(folder))
+            for belonging in (index.masks_of, index.pointmaps_of):
+                others.update(file for stem, files_of in belonging.items() if stem in index.of_stem for file in files_of)
+            self._taken[folder] = [f for f in files if f not in others]
+        return self._taken[folder]
 
     def _jobs(self, image: Path) -> list[Pair]:
         """One picture's jobs: one, or as many as the layout has masks."""
@@ -228,8 +255,7 @@ class _Finder:
         return [Pair(name, image, error=PairingError(f"No mask for {image.name}{by}.", _NO_MASK_HINT))]
 
     def _beside(self, image: Path) -> list[Path]:
-        stem = nfc_stem(image)
-        return [f for f in self._list(image.parent)[0] if (m := _MASK_NAME.fullmatch(nfc_stem(f))) and m[1] == stem]
+        return self._index(image.parent).masks_of.get(nfc_stem(image), [])
 
     def _in_masks_folder(self, image: Path) -> list[Path]:
         """masks/ beside the picture or beside a folder above it (up to the root), with the same path below it; images/ doesn't count."""
@@ -245,8 +271,8 @@ class _Finder:
         found: list[Path] = []
         for top, below in places:
             inner = below[1:] if below and below[0].casefold() == "images" else below
-            for masks in (d for d in self._list(top)[1] if d.name.casefold() == "masks"):
-                found += [f for f in self._list(masks.joinpath(*inner))[0] if nfc_stem(f) == nfc_stem(image)]
+            for masks in self._index(top).masks_folders:
+                found += self._index(masks.joinpath(*inner)).of_stem.get(nfc_stem(image), [])
         return found
 
     def _ambiguity(self, image: Path, masks: list[Path]) -> PairingError | None:
@@ -256,8 +282,8 @@ class _Finder:
                 f"{image.name} has {len(masks)} possible masks: {names}.",
                 "Keep one, or name the right one in pairs.csv; --pair forces another rule.",
             )
-        twins = [f for f in self._pictures(image.parent) if nfc_stem(f) == nfc_stem(image)]
-        if len(twins) > 1:
+        twins = self._index(image.parent).of_stem.get(nfc_stem(image), [])
+        if len(twins) > 1 and len(twins := [f for f in twins if f in self._pictures(image.parent)]) > 1:
             return PairingError(
                 f"The mask {masks[0].name} fits {len(twins)} pictures: {' and '.join(f.name for f in twins)}.",
                 "Keep one of them, or say in pairs.csv which is meant.",

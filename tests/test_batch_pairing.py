@@ -7,9 +7,12 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from comfyui_sam3d.contract import pairing
 from comfyui_sam3d.contract.errors import ImageError, PairingError
 from comfyui_sam3d.contract.pairing import RULES, find_pairs, natural_key
 from PIL import Image
+
+from factory_cli import mask, sprite
 
 
 def make(folder: Path, *names: str, alpha: bool = False) -> None:
@@ -248,3 +251,31 @@ def test_a_row_with_too_many_cells(tmp_path):
     (tmp_path / "pairs.csv").write_text("image\na.png,b.png\n")
     (pair,) = find_pairs(tmp_path)
     assert pair.error is not None and "line 2" in pair.error.message
+
+
+@pytest.mark.parametrize("kind", ["alpha", "suffix", "folder", "layout"])
+def test_twice_as_many_pictures_are_twice_the_work(tmp_path, monkeypatch, kind):
+    """Counted, not timed: how often a file's name is looked at, for each picture."""
+    looks = 0
+    real = pairing.nfc_stem
+
+    def counted(path: Path) -> str:
+        nonlocal looks
+        looks += 1
+        return real(path)
+
+    monkeypatch.setattr(pairing, "nfc_stem", counted)
+    each = []
+    for count in (20, 80):
+        folder = tmp_path / str(count)
+        for number in range(count):
+            picture = folder / f"{number:03}" / "image.png" if kind == "layout" else folder / f"{number:03}.png"
+            sprite(picture, alpha=kind == "alpha", size=4)
+            if kind != "alpha":
+                names = {"suffix": f"{number:03}_mask.png", "folder": f"masks/{number:03}.png", "layout": f"{number:03}/0.png"}
+                mask(folder / names[kind], size=4, where=(slice(1, 3), slice(1, 3)))
+        looks = 0
+        pairs = find_pairs(folder)
+        assert len(pairs) == count and {pair.rule for pair in pairs} == {kind}
+        each.append(looks / count)
+    assert each[1] <= each[0] * 1.05

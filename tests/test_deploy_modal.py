@@ -35,7 +35,7 @@ modal = pytest.importorskip("modal", reason="layer `modal`: python install.py --
 SOURCE = ROOT / "deploy" / "sam3d_modal_app.py"
 TOKEN = "a-token-of-some-length"
 # GPUs that Modal's documentation lists (modal.com/docs/guide/gpu); the client takes any name.
-GPUS = {"T4", "L4", "A10", "A100", "A100-40GB", "A100-80GB", "L40S", "H100", "H100!", "H200", "B200"}
+GPUS = {"T4", "L4", "A10", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000", "H100", "H100!", "H200", "B200", "B200+"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .* function is executing locally:UserWarning")
 
