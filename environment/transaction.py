@@ -86,6 +86,7 @@ class Build:
         self.log = os.path.join(root, "install.log")
         self.steps = Steps(root, say)
         self.profile = profiles.load(root, "cpu")
+        self.interrupted: dict[str, Any] = {}  # what an environment was, whose completion was killed
         self.asked = "auto"  # the profile, where it was named: a later run without a name keeps it
         self.layers: list[str] = []
         self.extras: list[str] = []
@@ -107,7 +108,8 @@ class Build:
         self.say(f"_env is ready ({time.perf_counter() - began:.1f} s)")
 
     def _work(self) -> None:
-        had = journal.read(self.env) or {}
+        there = journal.read(self.env) or {}
+        had = there or self.interrupted
         self.profile, why = profiles.choose(self.root, self.settings, self.host, had)
         if self.settings.profile in ("", "auto"):
             self.asked = had.get("asked", "auto") if not self.settings.profile and had.get("profile") == self.profile.name else "auto"
@@ -131,9 +133,9 @@ class Build:
         self._check(new, extend)
         with unused(self.env):
             if extend:
-                self._extend(had)
+                self._extend(there)
             else:
-                self._replace(had)
+                self._replace(there)
 
     def _begin(self, reason: str) -> None:
         """A new log; the last three are kept."""
@@ -362,6 +364,8 @@ class Build:
                 if not is_ours(self.root, self.env):
                     raise InstallError("E_FOREIGN", f"{self.env} is there, but was not made by install.py.")
                 self.say("   the last build was interrupted: its remains are removed")
+                self.interrupted = journal.read(self.env, journal.BUILDING) or {}
+                self._remove(self.env)
             if journal.read(self.previous) is not None:
                 self._remove(self.env)
                 rename(self.previous, self.env)

@@ -272,9 +272,28 @@ def test_killed_while_micromamba_works(pack: ScratchPack, fake: FakeUv, mamba: F
     os.kill(int(hanging.read_text()), signal.SIGKILL)
     time.sleep(0.1)
     assert pack.env.is_dir() and not list(pack.env.glob(".sam3d*"))
+    for step in ("planned", "solved"):  # killed again before it came to building: the remains are still known to be ours, or gone
+        subprocess.run([user_python(), "-c", KILLED, str(pack.root), step, *ENGINE], env=user_environment(**variables), capture_output=True)
     done = pack.run("install.py", *ENGINE, **variables)
-    assert done.returncode == 0 and "interrupted" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
     whole_or_missing(pack)
+
+
+def test_killed_while_a_layer_is_added(pack: ScratchPack, fake: FakeUv, mamba: FakeMicromamba, tmp_path: Path) -> None:
+    """The next run builds anew, and forgets neither the layers nor the profile that were there."""
+    variables = {**fake.variables(), **mamba.variables()}
+    assert pack.run("install.py", *ENGINE, "--profile", "cu121", "--no-gpu-check", "--layers", "video", **variables).returncode == 0
+    hanging = tmp_path / "hanging"
+    process = pack.start("install.py", "--layers", "dev", "--no-gpu-check", **{**variables, "FAKE_UV_HANG": str(hanging)})
+    wait_for(lambda: hanging.exists() and hanging.read_text())
+    process.kill()
+    process.communicate()
+    os.kill(int(hanging.read_text()), signal.SIGKILL)
+    assert not pack.ready.exists()
+    done = pack.run("install.py", *ENGINE, "--no-gpu-check", **variables)
+    assert done.returncode == 0 and "interrupted" in done.stdout, done.stderr
+    record = pack.journal()
+    assert (record["layers"], record["profile"], record["asked"]) == (["base", "model", "video"], "cu121", "cu121")
 
 
 def test_two_at_once(pack: ScratchPack, fake: FakeUv, mamba: FakeMicromamba) -> None:
