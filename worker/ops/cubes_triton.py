@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cubes", "vertices"])  # or every other number of them compiles anew, for seconds
 def _around_kernel(order_ptr, corners_ptr, around_ptr, cubes, vertices, BLOCK: tl.constexpr):
     """around[i, v] = the cube whose corner i is v."""
     cube = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -21,7 +21,7 @@ def _around_kernel(order_ptr, corners_ptr, around_ptr, cubes, vertices, BLOCK: t
         tl.store(around_ptr + i * vertices.to(tl.int64) + vertex, row, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["vertices"])
 def _means_kernel(
     features_ptr, around_ptr, columns_ptr, means_ptr, cubes_ptr, vertices, width, shift, K: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -70,7 +70,7 @@ def _corner(cube, row, present, needed, sdf_ptr, values_ptr, stride, k, STEP, K:
     return sdf, tl.where((needed & ~present)[:, None] & (axis < 3), place, values)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _dual_kernel(
     cubes_ptr, corners_ptr, group_ptr, first_ptr, sdf_ptr, values_ptr, weights_ptr, out_ptr, count, stride, width,
     STARTS: tl.constexpr, ENDS: tl.constexpr, EDGES: tl.constexpr, RESOLUTION: tl.constexpr, K: tl.constexpr, WIDE: tl.constexpr,

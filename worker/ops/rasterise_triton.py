@@ -104,7 +104,7 @@ def _lower(keys_ptr, column, row, width, face, x0, y0, v0, x1, y1, v1, x2, y2, v
     tl.atomic_min(at, key, mask=hit, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["corners", "count"])
 def _small_kernel(
     screen_ptr, faces_ptr, keys_ptr, queue_ptr, length_ptr, corners, count, height, width, near,
     CULL: tl.constexpr, PERSPECTIVE: tl.constexpr, SMALL: tl.constexpr, LANES: tl.constexpr,
@@ -132,7 +132,7 @@ def _small_kernel(
         row = tl.where(wraps, row + 1, row)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["corners", "count"])
 def _large_kernel(
     screen_ptr, faces_ptr, keys_ptr, queue_ptr, corners, count, height, width, near,
     CULL: tl.constexpr, PERSPECTIVE: tl.constexpr, BLOCK: tl.constexpr,
@@ -155,7 +155,7 @@ def _large_kernel(
         )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["corners"])
 def _resolve_kernel(
     keys_ptr, screen_ptr, faces_ptr, face_ptr, depth_ptr, bary_ptr, corners, pixels, width,
     EMPTY: tl.constexpr, PERSPECTIVE: tl.constexpr, BARY: tl.constexpr, BLOCK: tl.constexpr,

@@ -25,7 +25,7 @@ _LOG2_E = math.log2(math.e)
 _LEAST = math.log2(FAINT) - 0.01  # of a share, as a power of 2, with room for rounding
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "rows"])
 def _project_kernel(
     positions_ptr, scales_ptr, rotations_ptr, opacities_ptr, colors_ptr, camera_ptr, table_ptr, depth_ptr, low_ptr, size_ptr,
     count, width, height, columns, rows, low_pass, near,
@@ -119,7 +119,7 @@ def _clamped(x, low, high):
     return tl.minimum(tl.maximum(x, low), high)
 
 
-@triton.jit(do_not_specialize=["first", "last", "before"])
+@triton.jit(do_not_specialize=["first", "last", "before", "tiles"])
 def _list_kernel(
     order_ptr, ends_ptr, low_ptr, size_ptr, table_ptr, tile_ptr, who_ptr, first, last, before, columns, tiles,
     TILE: tl.constexpr, ROW: tl.constexpr, LEAST: tl.constexpr, BLOCK: tl.constexpr,
