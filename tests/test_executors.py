@@ -23,6 +23,7 @@ from comfyui_sam3d.factory.batch import BatchOptions
 from comfyui_sam3d.factory.batch.run import run as run_batch
 from comfyui_sam3d.factory.cli.app import batch as batch_command
 from comfyui_sam3d.factory.executors import EXECUTORS, check_executor, open_executor
+from comfyui_sam3d.factory.executors import modal as modal_executor
 from comfyui_sam3d.factory.executors.local import environments
 from comfyui_sam3d.factory.executors.modal import METHOD, ModalExecutor, deployed
 from comfyui_sam3d.factory.executors.relay import Relay, read_event, request_frame
@@ -279,6 +280,36 @@ def test_modal_that_cannot_be_reached(sprites, kind, error, code):
     ours = OurMap(broken=type(kind, (Exception,), {})("no way"))
     ended, lines = batch(sprites, ModalExecutor(2, ours))
     assert ended == code and 1 <= len(lines) <= 4 and {line["error"]["code"] for line in lines} == {error.code}
+
+
+def test_an_idle_map_ends_and_the_next_job_opens_another(monkeypatch):
+    monkeypatch.setattr(modal_executor, "IDLE", 0.2)
+    ours = OurMap(containers=1)
+    executor = ModalExecutor(1, ours)
+    slot = executor.lease(0)
+    slot.reconstruct(request()).result()
+    deadline = time.monotonic() + 10
+    while executor._thread is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert slot.reconstruct(request(1001)).result().seed == 1001 and ours.maps == 2, "and one that is under way for longer isn't idle"
+    executor.close()
+
+
+def test_a_connection_that_breaks_blames_no_job(sprites):
+    """The map itself fails once with work in it: tried again, and no worker counts as killed."""
+
+    class Breaking(OurMap):
+        async def __call__(self, frames: AsyncIterator[bytes]) -> AsyncGenerator[bytes | BaseException, None]:
+            async for answer in super().__call__(frames):
+                if self.maps == 1:
+                    raise ConnectionError("gone")
+                yield answer
+
+    code, lines = batch(sprites, ModalExecutor(2, Breaking()))
+    failed = [line for line in lines if line["status"] != "done"]
+    assert code == 0 and 1 <= len(failed) <= 2
+    assert {(line["error"]["code"], line["kills"], line["status"]) for line in failed} == {("E_WORKER", 0, "failed")}
 
 
 def test_stopping(monkeypatch):
