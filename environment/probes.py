@@ -182,7 +182,7 @@ def probe(name: str, *, deep: bool) -> dict[str, str]:
         version = ""
     try:
         loaded = importlib.import_module(module)
-        version = version or str(getattr(loaded, "__version__", ""))
+        version = version or str(getattr(sys.modules[module.split(".")[0]], "__version__", ""))
         text = DEEP[name]() if deep and name in DEEP else str(loaded.version.cuda or "cpu") if name == "torch" else ""
     except Note as note:
         return {"state": "note", "version": version, "text": str(note)}

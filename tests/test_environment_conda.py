@@ -118,10 +118,18 @@ def test_a_channel_that_is_not_there(classic: ScratchPack) -> None:
 
 @pytest.mark.full
 def test_the_profile_cpu_from_nothing_to_doctor(channels: CondaChannels, tmp_path: Path) -> None:
-    """Conda's Python, then uv; the doctor; files that vanish; a repair by uv alone, as no channel answers."""
+    """Conda's Python, then uv; the doctor; files that vanish; a repair by uv alone, as no channel answers. micromamba can't be fetched here, so
+    the choice falls on rattler by itself."""
     pack = scratch(tmp_path / "pack")
-    skip_without_registry(done := pack.run("install.py", "--engine", "rattler", SAM3D_CONDA_CHANNEL_ALIAS=channels.url))
+    blocked = {
+        "SAM3D_MICROMAMBA_URL": "http://127.0.0.1:9/micromamba",
+        "SAM3D_MICROMAMBA_SHA256": "0" * 64,
+        "CONDA_EXE": None,
+        "PATH": "/usr/bin:/bin",
+    }
+    skip_without_registry(done := pack.run("install.py", SAM3D_CONDA_CHANNEL_ALIAS=channels.url, **blocked))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "not micromamba: micromamba can't be fetched." in done.stdout and pack.journal()["engine"] == "rattler"
     assert pack.journal()["profile"] == "cpu" and (pack.env / "conda-meta").is_dir()
     for phase in ("tools", "solve", "Python", "packages", "check"):
         assert re.search(rf"install:    {phase}\n(install:       .*\n)*install:       \d+\.\d s\n", done.stdout), phase

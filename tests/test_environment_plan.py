@@ -144,6 +144,23 @@ def test_the_classic_set_when_it_is_asked_for(pack: ScratchPack) -> None:
     assert not [finding for finding in image["checks"] if finding["code"] in ("W_NO_GPU", "E_DRIVER_OLD")]
 
 
+def test_which_engine_is_tried_first(pack: ScratchPack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on the machine before what would have to be fetched; no conda at all last."""
+    from comfyui_sam3d.environment.engines.conda import Conda
+    from comfyui_sam3d.environment.engines.micromamba import Micromamba
+
+    here = MACHINES["no gpu"][0]
+    monkeypatch.setattr(Micromamba, "find", lambda self: None)
+    monkeypatch.setattr(Conda, "find", lambda self: None)
+    assert made(pack, here)["engines"] == ["micromamba", "conda", "rattler", "uv"] and made(pack, here)["downloads"]
+    monkeypatch.setattr(Conda, "find", lambda self: "/opt/conda/bin/conda")
+    assert made(pack, here)["engines"] == ["conda", "micromamba", "rattler", "uv"] and made(pack, here)["downloads"] == []
+    assert made(pack, here)["commands"][0][0] == "/opt/conda/bin/conda"
+    monkeypatch.setattr(Micromamba, "find", lambda self: "/usr/bin/micromamba")
+    assert made(pack, here)["engine"] == "micromamba"
+    assert made(pack, here, engine="rattler")["engines"] == ["rattler"]
+
+
 def test_what_is_refused_at_once(pack: ScratchPack) -> None:
     here = MACHINES["4090"][0]
     for options, word in (
