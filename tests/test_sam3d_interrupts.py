@@ -255,13 +255,15 @@ def test_where_no_plan_is_small_enough_the_error_says_so_and_nothing_is_left(sto
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_interrupted_run_leaves_no_memory_on_the_device(store, tmp_path, stage):
     engine = an_engine(store, tmp_path / "first", device="cuda")
-    whole = run(engine, wanted(stage))[0]
-    engine.pipeline.forget()  # what remains are the libraries' own workspaces
-    before = torch.cuda.memory_allocated()
-    engine.cache.folder = tmp_path / "second"
-    with pytest.raises(JobCancelled):
-        engine(wanted(stage), cancel_in(stage))
-    assert torch.cuda.memory_allocated() <= before
+    whole, job = run(engine, wanted(stage))
+    assert stage in job.stages, whole.warnings
+    held = []
+    for name in ("second", "third", "fourth"):  # the first time the libraries still make workspaces of their own
+        engine.cache.folder = tmp_path / name
+        with pytest.raises(JobCancelled):
+            engine(wanted(stage), cancel_in(stage))
+        held.append(torch.cuda.memory_allocated())
+    assert held[2] <= held[0] < 200e6, held
     again = run(engine, wanted(stage))[0]
     assert stage in GEOMETRY or content(again) == content(whole)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from ...contract.request import ExportOptions
@@ -22,6 +24,7 @@ class Assembly:
         self.scene = _moved(scene.replace(objects=tuple(things), files={}), options.space)
         self.options = options
         self._parts: dict[int, list[SceneObject]] = {}
+        self._making = threading.Lock()
 
     def alone(self, index: int, *, nodes: bool = False) -> Scene:
         """One object as a scene of its own, in its own frame (so without the picture's camera)."""
@@ -36,9 +39,10 @@ class Assembly:
         return self.scene.replace(objects=tuple(things))
 
     def _with_parts(self, index: int) -> list[SceneObject]:
-        if index not in self._parts:
-            self._parts[index] = _parts(self.scene.objects[index], self.options)
-        return self._parts[index]
+        with self._making:  # files are made in several threads
+            if index not in self._parts:
+                self._parts[index] = _parts(self.scene.objects[index], self.options)
+            return self._parts[index]
 
 
 def _parts(thing: SceneObject, options: ExportOptions) -> list[SceneObject]:

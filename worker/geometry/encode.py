@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,6 +27,8 @@ from .files.stl import stl
 from .frames import FRAMES, move_mesh, move_splats, place_mesh, place_splats
 from .surfaces import checked
 
+T = TypeVar("T")
+WRITERS = min(4, os.cpu_count() or 1)  # files that are being made at a time: each is held in memory
 _WITH_NODES = ("glb", "obj")  # formats of named parts: levels of detail, hulls and the ground go into these
 _UP = {"y": FRAMES["y_up"], "z": FRAMES["z_up"]}
 
@@ -52,10 +57,10 @@ def encode(
     ahead = _pictured(assembly.scene, formats) if assembly is not None else []
     turns = sum(kind in ("turntable", "video") for kind in pictures)
     ticker = _Ticker(job or QuietJob(), len(ahead) + len(tasks) + len(pictures) - turns + turns * options.turntable_frames)
-    for _ in textures.ahead(ahead):
+    for _ in _beside([partial(textures.png, texture) for texture in ahead]):
         ticker.step()
-    for task in tasks:
-        files |= task()
+    for made in _beside(tasks):
+        files |= made
         ticker.step()
     if pictures:
         from .render.pictures import Pictures
@@ -77,6 +82,19 @@ def ready(formats: Iterable[str], options: ExportOptions) -> None:
         from .files.mp4 import need
 
         need()
+
+
+def _beside(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
+    """What the calls return, in their order; several run at a time, since compressing and copying let other threads run. Whoever stops listening waits for
+    no more than what has begun."""
+    if len(calls) < 2:
+        yield from (call() for call in calls)
+        return
+    with ThreadPoolExecutor(min(WRITERS, len(calls)), "encode") as pool:
+        try:
+            yield from pool.map(lambda call: call(), calls)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _pictured(scene: Scene, formats: Iterable[str]) -> list[np.ndarray]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..ops.attention import attend, fused_attention
 from ..ops.fused import head_norm_, linear_gelu, residual_norm
+from ..ops.streams import stream
 from .flow import LATENTS, POSE, POSE_LATENTS, SHAPE, Latents, SparseStructureFlow
 from .sampler import SamplerOptions
 
@@ -79,7 +80,6 @@ class CachedFlow:
             }
             for b in model.blocks
         ]
-        self._side: torch.cuda.Stream | None = None
 
     @staticmethod
     def _fold(block: torch.nn.Module, name: str) -> _Cross:
@@ -245,16 +245,14 @@ class CachedFlow:
         if not self._capturing():
             yield
             return
-        if self._side is None:
-            self._side = torch.cuda.Stream(self.device)
-        self._side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._side):
+        side = stream(self.device, "side")
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
             yield
 
     def _join(self) -> None:
         if self._capturing():
-            assert self._side is not None
-            torch.cuda.current_stream(self.device).wait_stream(self._side)
+            torch.cuda.current_stream(self.device).wait_stream(stream(self.device, "side"))
 
     def _capturing(self) -> bool:
         return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()

@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 import torch
 from torch import Tensor
 
+from ..ops.streams import stream
 from .latent_flow import LatentFlow
 from .latent_flow_cached import CachedLatentFlow, Grid
 from .sampler import Latents, SamplerOptions, sample
@@ -68,7 +69,7 @@ class Step:
         self.latents = noise.to(flow.device, torch.float32, copy=True)
         self.modulation = torch.zeros(flow.modulation_size, device=flow.device)
         self.dt = torch.zeros((), device=flow.device)
-        self._aside = torch.cuda.Stream(flow.device) if graphs else None
+        self._aside = stream(flow.device, "capture") if graphs else None
         self._captured: dict[bool, torch.cuda.CUDAGraph] = {}
 
     def run(self, modulation: Tensor, dt: float, guided: bool, more: int = 0) -> None:
@@ -85,11 +86,11 @@ class Step:
                 except torch.OutOfMemoryError:  # a graph has memory of its own; a step as it is had enough
                     self._aside = None
 
-    def _capture(self, guided: bool, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+    def _capture(self, guided: bool, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
         """(Not by `torch.cuda.graph`, which waits for the GPU and gives its free memory back first.)"""
         graph = torch.cuda.CUDAGraph()
         pool = [other.pool() for other in self._captured.values()]
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(aside):
             graph.capture_begin(*pool, capture_error_mode="thread_local")
             try:
                 self._advance(guided)

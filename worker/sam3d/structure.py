@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..ops.attention import attend, attend_long
+from ..ops.streams import stream
 from . import occupancy
 from .flow import LATENTS, POSE_LATENTS, SHAPE, SHAPE_CHANNELS, Latents, SparseStructureFlow
 from .flow_cached import CachedFlow, Context
@@ -165,7 +166,7 @@ class _Step:
 
     def _capture(self, guided: bool) -> torch.cuda.CUDAGraph:
         kept = {name: value.clone() for name, value in self.latents.items()}
-        aside = torch.cuda.Stream()
+        aside = stream(self.flow.device, "capture")
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(2):  # kernels compile and pick their configuration before anything is recorded

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -25,15 +22,6 @@ class Textures:
 
     def __init__(self) -> None:
         self._made: dict[str, bytes] = {}
-
-    def ahead(self, textures: Iterable[np.ndarray]) -> Iterator[None]:
-        """Encode several at once, for `png` to find; yields after each. (Most of a GLB's time is its picture; zlib lets other threads run.)"""
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            try:
-                for _ in pool.map(self.png, textures):
-                    yield
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)  # whoever stops listening waits for no more than what has begun
 
     def png(self, texture: np.ndarray) -> tuple[str, bytes]:
         """uint8 (H, W, 3) -> a key, the same for equal textures, and the PNG file."""
