@@ -75,7 +75,13 @@ class Visit:
     def __init__(self, browser: Any, url: str, start: str = "/", **context: Any) -> None:
         self.url = url
         self.context = browser.new_context(
-            **{"viewport": {"width": 1360, "height": 900}, "reduced_motion": "reduce", "locale": "en-GB", "accept_downloads": True, **context}
+            **{
+                "viewport": {"width": 1360, "height": 900},
+                "reduced_motion": "reduce",
+                "locale": "en-GB",
+                "accept_downloads": True,
+                **context,
+            }
         )
         self.context.set_default_timeout(SLOW)
         self.problems: list[str] = []

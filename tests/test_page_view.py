@@ -152,7 +152,9 @@ def test_a_picture_of_the_view(chromium: Any, server: Served, jobs: dict[str, st
 def test_a_result_without_splats(chromium: Any, server: Served, jobs: dict[str, str]) -> None:
     with Visit(chromium, server.url, f"/#/jobs/{jobs['mesh']}") as visit:
         visit.result("mesh")
-        assert visit.page.get_by_role("radio", name="Splats").is_disabled() and visit.page.get_by_role("radio", name="Compare").is_disabled()
+        assert (
+            visit.page.get_by_role("radio", name="Splats").is_disabled() and visit.page.get_by_role("radio", name="Compare").is_disabled()
+        )
         assert visit.page.get_by_label("Download PLY").count() == 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("cv2")
 pytest.importorskip("fastapi")
@@ -18,6 +19,7 @@ from comfyui_sam3d.factory.segment.prompt import Found, Point, Prompt
 
 from .server_app import V1, encoded, error, send_image, server
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 H, W = 240, 320
 
 
@@ -82,6 +84,22 @@ def test_a_photograph_says_nothing_by_itself() -> None:
 def test_a_click_in_a_photograph(point: Point, truth: np.ndarray) -> None:
     (found,) = predict(scene(noisy=True), point)
     assert found.method == "grabcut" and iou(found.mask, truth) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("picture", "mask", "least"),
+    [("campsite/image.png", f"campsite/{n}.png", 0.8) for n in range(3)] + [("carrot.png", "carrot_mask.png", 0.8)],
+)
+def test_a_click_finds_what_the_examples_hold(picture: str, mask: str, least: float) -> None:
+    """In the middle of the thing, without a word about its size."""
+    import cv2
+
+    image = np.asarray(Image.open(EXAMPLES / picture).convert("RGB"))
+    truth = np.asarray(Image.open(EXAMPLES / mask).convert("L")) >= 128
+    depth = cv2.distanceTransform(truth.astype(np.uint8), cv2.DIST_L2, 5)
+    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    (found,) = predict(image, Point(int(x), int(y)))
+    assert found.method == "grabcut" and iou(found.mask, truth) > least
 
 
 def test_a_box_in_a_photograph() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Size = Literal["s", "m", "l"]
+Size = Literal["auto", "s", "m", "l"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Prompt:
 
     points: tuple[Point, ...] = ()
     box: tuple[int, int, int, int] | None = None
-    size: Size = "m"
+    size: Size = "auto"
 
     @property
     def empty(self) -> bool:

@@ -51,13 +51,15 @@ def install(app: FastAPI, built: Path = page_build.BUILT) -> None:
     files = {name: path for name, path in files.items() if path.suffix in _TYPES} if "index.html" in files else {}
     index = _sender(files["index.html"], hashed=False) if files else None
 
-    @app.get("/", include_in_schema=False)
-    async def front(request: Request) -> Response:
-        return HTMLResponse(_FORM) if index is None else await index(request)
-
     @app.get("/plain", include_in_schema=False)
     async def plain() -> Response:
-        return HTMLResponse(_FORM)
+        return HTMLResponse(
+            _FORM, headers={"Referrer-Policy": "same-origin"}
+        )  # with none, browsers call a form's origin "null", and the gate refuses
+
+    @app.get("/", include_in_schema=False)
+    async def front(request: Request) -> Response:
+        return await plain() if index is None else await index(request)
 
     for name, path in files.items():
         app.add_api_route(f"/{name}", _sender(path, hashed="assets/" in name), include_in_schema=False, methods=["GET", "HEAD"])

@@ -21,6 +21,6 @@ function pack(): Plugin {
 export default defineConfig({
   base: "./",
   plugins: [react(), tailwind(), pack()],
-  build: { outDir: "dist", assetsInlineLimit: 0, target: "es2022", modulePreload: { polyfill: false }, chunkSizeWarningLimit: 4000 },
+  build: { outDir: "dist", assetsInlineLimit: 0, target: "es2022", cssTarget: ["chrome123", "firefox121", "safari17.5"], modulePreload: { polyfill: false }, chunkSizeWarningLimit: 4000 },
   server: { host: "127.0.0.1", proxy: { "/api": "http://127.0.0.1:9001" }, fs: { allow: ["../.."] } },
 });

@@ -33,7 +33,7 @@ class SegmentIn(models.In):
 
     points: list[PointIn] = Field(default=[], max_length=64)
     box: list[Pixel] | None = Field(default=None, min_length=4, max_length=4, description="x0, y0, x1, y1, the ends exclusive.")
-    size: Literal["s", "m", "l"] = Field(default="m", description="Of the object around a single click, about.")
+    size: Literal["auto", "s", "m", "l"] = Field(default="auto", description="Of the object around a single click, about.")
     engine: str | None = Field(default=None, max_length=80, description="One of `segmenters` of GET /info.")
     session: str | None = Field(
         default=None, max_length=80, description="Of several calls with the same, the latest wins; the others get 409."

@@ -1,7 +1,7 @@
 // The answers of /api/v1 that the page reads; docs/openapi.json has them whole.
 
 export type Status = "queued" | "starting" | "running" | "succeeded" | "failed" | "canceled";
-export type Size = "s" | "m" | "l";
+export type Size = "auto" | "s" | "m" | "l";
 export type Box = [number, number, number, number];
 
 export interface Point {

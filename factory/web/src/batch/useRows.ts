@@ -36,7 +36,7 @@ export function useRows() {
           for (const mask of item.masks) masks.push((await api.addMask(image.id, mask.file)).id);
           change(key, { state: "ready", how: "file", maskIds: masks });
         } else {
-          const found = await api.segment(image.id, { points: [], box: null, size: "m" });
+          const found = await api.segment(image.id, { points: [], box: null, size: "auto" });
           change(key, { state: "ready", how: found[0] ? (found[0].method === "alpha" ? "alpha" : "border") : "none", maskIds: found.slice(0, 1).map((mask) => mask.id) });
         }
       } catch (problem) {

@@ -138,7 +138,8 @@ function Made({ job, onAgain }: { job: Job; onAgain: (job: Job) => void }) {
 
 function Download({ file, text, name }: { file: ResultFile; text: string; name: string }) {
   const { say, language } = useText();
-  const size = new Intl.NumberFormat(language, { notation: "compact", style: "unit", unit: "byte", unitDisplay: "narrow" }).format(file.bytes);
+  const mega = file.bytes >= 1e6;
+  const size = `${new Intl.NumberFormat(language, { maximumSignificantDigits: 2 }).format(mega ? file.bytes / 1e6 : Math.max(1, Math.round(file.bytes / 1e3)))} ${mega ? "MB" : "KB"}`;
   return (
     <a className="button button-quiet px-3" href={file.url} download={name} aria-label={`${say("result.download")} ${text}`}>
       <Icon name="download" className="size-4.5 text-accent" />

@@ -194,7 +194,7 @@ function tinted(layer: Layer, colour: string, current: boolean, shift: number): 
   pen.drawImage(layer.mask, 0, 0);
   pen.globalCompositeOperation = "source-in";
   pen.fillStyle = colour;
-  pen.globalAlpha = current ? 0.26 : 0.2;
+  pen.globalAlpha = current ? 0.2 : 0.16;
   pen.fillRect(0, 0, width, height);
   const rim = scratch.edge.getContext("2d")!;
   rim.drawImage(layer.edge, 0, 0);

@@ -129,7 +129,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
     if (state.nothing) return say("hint.nothing");
     const thing = currentOf(doc);
     if (!thing.base && !thing.strokes.length) return say("hint.click");
-    return !thing.points.length && (thing.method === "alpha" || thing.method === "border") ? say("hint.auto") : say("hint.more");
+    return !thing.points.length && (thing.method === "alpha" || thing.method === "border") ? say("hint.auto") : say(matchMedia("(pointer: coarse)").matches ? "hint.moreTouch" : "hint.more");
   }, [doc, state.nothing, say]);
   const shown = problem ?? state.problem;
 
@@ -195,7 +195,7 @@ async function docOf(job: Job, nameOf: (number: number) => string): Promise<Doc>
   const picture: Picture = { id: job.image_id!, width: image.naturalWidth, height: image.naturalHeight, has_alpha: false, url: image.src };
   const doc = newDoc(picture, job.name, nameOf);
   if (!job.mask_ids.length) {
-    const found = await api.segment(picture.id, { points: [], box: null, size: "m" });
+    const found = await api.segment(picture.id, { points: [], box: null, size: "auto" });
     doc.things[0] = { ...doc.things[0]!, base: found[0]?.id ?? null, method: found[0]?.method ?? null };
     return doc;
   }

@@ -37,7 +37,7 @@ export function Tools(props: { state: DocState; tool: Tool; onTool: (tool: Tool)
         </label>
       ) : (
         <div className="h-9 text-sm [&_.segment]:p-0.5" title={say("tool.size")}>
-          <Choice<Size> label={say("tool.size")} value={currentOf(state.doc!).size} options={[["s", say("size.s")], ["m", say("size.m")], ["l", say("size.l")]]} onChange={state.resize} />
+          <Choice<Size> label={say("tool.size")} value={currentOf(state.doc!).size} options={[["auto", say("size.auto")], ["s", say("size.s")], ["m", say("size.m")], ["l", say("size.l")]]} onChange={state.resize} />
         </div>
       )}
     </div>

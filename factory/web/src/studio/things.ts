@@ -33,7 +33,7 @@ export const COLOURS = ["#12b5a6", "#f59e0b", "#6366f1", "#ec4899", "#84cc16", "
 export const colourOf = (doc: Doc, thing: Thing) => COLOURS[Math.max(0, doc.things.indexOf(thing)) % COLOURS.length]!;
 
 export function newThing(key: number, name: string): Thing {
-  return { key, name, points: [], box: null, size: "m", base: null, method: null, strokes: [], taken: true };
+  return { key, name, points: [], box: null, size: "auto", base: null, method: null, strokes: [], taken: true };
 }
 
 export function newDoc(picture: Picture, title: string, name: (number: number) => string): Doc {

@@ -49,11 +49,13 @@ export const en = {
   "tool.redo": "Redo (Ctrl+Y)",
   "tool.radius": "Brush size",
   "tool.size": "Size of the object around a click",
+  "size.auto": "auto",
   "size.s": "small",
   "size.m": "medium",
   "size.l": "large",
   "hint.click": "Click the object",
   "hint.more": "Click again to add to it; with Shift to take away",
+  "hint.moreTouch": "Tap again to add to it; the second tool takes away",
   "hint.nothing": "Nothing was found there. Try a box, another size, or the brush.",
   "hint.auto": "Found by the picture's transparency or plain background",
 

@@ -49,11 +49,13 @@ export const ja: Record<Key, string> = {
   "tool.redo": "やり直す (Ctrl+Y)",
   "tool.radius": "ブラシの太さ",
   "tool.size": "クリックした対象の大きさ",
+  "size.auto": "自動",
   "size.s": "小",
   "size.m": "中",
   "size.l": "大",
   "hint.click": "対象をクリックしてください",
   "hint.more": "もう一度クリックで追加、Shift+クリックで除外",
+  "hint.moreTouch": "もう一度タップで追加、2 番目のツールで除外",
   "hint.nothing": "見つかりませんでした。枠、別の大きさ、またはブラシをお試しください。",
   "hint.auto": "透明部分または無地の背景から検出しました",
 
