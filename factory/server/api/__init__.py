@@ -10,7 +10,7 @@ from ..models import ErrorBody
 from ..service import Service
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     found: Service = request.app.state.service
     return found
 
