@@ -65,7 +65,8 @@ else:
     if os.environ.get("FAKE_UV_HANG"):  # in the state that uv leaves when it is killed: it looks installed and is not
         Path(os.environ["FAKE_UV_HANG"]).write_text(str(os.getpid()))
         time.sleep(600)
-    (info.parent / "thing.py").write_text("1")
+    if not os.environ.get("FAKE_UV_HOLE"):
+        (info.parent / "thing.py").write_text("1")
     time.sleep(float(os.environ.get("FAKE_UV_SECONDS", "0")))
 print("Installed 1 package in 1ms")
 """

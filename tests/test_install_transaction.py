@@ -83,6 +83,22 @@ def test_a_broken_package_after_a_failed_addition_is_not_called_ready(pack: Scra
 
 
 @posix
+@pytest.mark.parametrize("arguments", [["--rebuild"], ["--layers", "video"]])
+def test_never_ready_with_a_file_missing(pack: ScratchPack, fake: FakeUv, arguments: list[str]) -> None:
+    """A uv that ends well and has left a hole, as it does after it was killed once: in a first build, anew, in place."""
+    first = pack.run("install.py", **fake.variables(FAKE_UV_HOLE="1"))
+    assert first.returncode == 3 and "[E_ENV_BROKEN]" in first.stderr and "thing.py" in first.stderr and not pack.env.exists()
+    assert pack.run("install.py", **fake.variables()).returncode == 0
+    thing = pack.env / "lib/python3.11/site-packages/thing.py"
+    if arguments != ["--rebuild"]:
+        thing.write_text("cut short")
+    done = pack.run("install.py", *arguments, **fake.variables(FAKE_UV_HOLE="1"))
+    assert done.returncode == 3 and "[E_ENV_BROKEN]" in done.stderr
+    assert pack.ready.exists() == (audit.audit(str(pack.env)).broken == [])
+    assert pack.run("install.py", **fake.variables()).returncode == 0 and audit.audit(str(pack.env)).broken == []
+
+
+@posix
 def test_only_what_matters_makes_it_stale(pack: ScratchPack) -> None:
     pack.pretend_ready()
     state = lambda: journal.state(str(pack.root), ["base"])[0]  # noqa: E731
