@@ -389,7 +389,7 @@ def test_plain_words(batch, tmp_path):
     rows(tmp_path / "in", {"image": "a.png", "name": "ok", "seed": 1}, {"image": "a.png", "name": "dies", "seed": 666})
     ran = batch(json=False)
     assert "2 items" in ran.out and "ok: " in ran.out and "engine draft" in ran.out and "1 made, 1 failed" in ran.out
-    assert "dies: error E_WORKER_CRASH" in ran.err and "trying again" in ran.err
+    assert "dies: error E_WORKER_CRASH" in ran.err and "trying again" in ran.err and ran.err.count("--retry-quarantined") == 1
     assert ran.err.count("warning: This is a stub.") == 1
     ran = batch("-q", json=False)
     assert ran.out == "" and "dies: error" in ran.err

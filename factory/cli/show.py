@@ -52,7 +52,9 @@ class Show:
         error = e["error"]
         again = "; trying again" if e.get("retry") else ""
         self.err(f"{_label(e)}error {error['code']}: {error['message']}{again}")
-        if error["hint"] and not e.get("retry"):
+        if e.get("quarantined"):
+            self.err("    It killed its worker more than once: it isn't tried again without --retry-quarantined.")
+        elif error["hint"] and not e.get("retry"):
             self.err("\n".join(f"    {line}" for line in error["hint"].splitlines()))
 
 
