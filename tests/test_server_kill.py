@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from comfyui_sam3d.factory import output
-from comfyui_sam3d.factory.server.dispatcher import Slot
+from comfyui_sam3d.factory.server.slot import Slot
 from comfyui_sam3d.factory.server.states import LEGAL, Status
 from comfyui_sam3d.factory.server.store import Store
 

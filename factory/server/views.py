@@ -8,9 +8,9 @@ from typing import Any
 from urllib.parse import quote
 
 from ...contract.errors import Sam3dError
-from .dispatcher import Slot
 from .models import BatchLine, BatchOut, ErrorText, FileOut, ImageOut, JobOut, MaskOut, WorkerOut
 from .pictures import Kept
+from .slot import Slot
 from .states import TERMINAL
 from .store import Row, Store
 from .work import SCENE

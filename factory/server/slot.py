@@ -1,0 +1,248 @@
+"""One worker, and the thread that gives it jobs. The order in which an attempt is written down stands in dispatcher.py.
+
+A second thread writes what was made: the worker begins the next job meanwhile. At most one result waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Progress, Reconstruction
+from ...contract.errors import JobCancelled, OutOfMemoryError, Sam3dError, SetupError, TimeLimitError, WorkerError
+from ...contract.messages import Hello
+from ...contract.scene import Scene
+from ...contract.version import VERSION
+from . import params, work
+from .limits import Limits
+from .store import Row, Store
+from .vault import Vault
+
+TICK = 0.1  # seconds between two looks at a running job's cancel flag and time limit
+PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
+PAUSES = (0.0, 0.5, 2.0, 8.0, 30.0)  # seconds after so many deaths of a worker in a row
+log = logging.getLogger("sam3d.server")
+
+Open = Callable[[Mapping[str, str]], Backend]
+
+
+class Keys:
+    """Results under way. A second worker that would make the same one waits for it, and then adopts it."""
+
+    def __init__(self) -> None:
+        self._busy: set[str] = set()
+        self._changed = threading.Condition()
+
+    def take(self, key: str, stopped: Callable[[], Sam3dError | None]) -> None:
+        """From now on this caller makes it, until `give`. Raises what `stopped` says while it waits for another one."""
+        with self._changed:
+            while key in self._busy:
+                if (why := stopped()) is not None:
+                    raise why
+                self._changed.wait(TICK)
+            self._busy.add(key)
+
+    def give(self, key: str) -> None:
+        with self._changed:
+            self._busy.discard(key)
+            self._changed.notify_all()
+
+
+class Slot:
+    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started."""
+
+    def __init__(
+        self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, keys: Keys, open_backend: Open
+    ) -> None:
+        self.name = name
+        self.hello: Hello | None = None
+        self.problem: Sam3dError | None = None
+        self.job: str | None = None
+        self._store, self._vault, self._limits, self._keys = store, vault, limits, keys
+        self._backend = open_backend(environment)
+        self._deaths = 0
+        self._stop = threading.Event()
+        self._writer = ThreadPoolExecutor(1, f"sam3d-writer-{name}")
+        self._written: Future[None] = Future()
+        self._written.set_result(None)
+        self._thread = threading.Thread(target=self._run, name=f"sam3d-slot-{name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask for the end; the job under way goes back into the queue."""
+        self._stop.set()
+        with self._store.work:
+            self._store.work.notify_all()
+
+    def join(self) -> None:
+        if self._thread.is_alive():
+            self._thread.join(30.0)
+
+    @property
+    def state(self) -> str:
+        if self.job is not None:
+            return "busy"
+        if self.problem is not None:
+            return "failed"
+        return "ready" if self.hello is not None else "starting"
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            self._greet()
+            while (row := self._next()) is not None:
+                self.job = row["id"]
+                try:
+                    self._attempt(row)
+                except Exception:  # not of the job: the database, most likely
+                    log.exception("slot %s", self.name)
+                    self._stop.wait(1.0)
+                self.job = None
+                self._stop.wait(PAUSES[min(self._deaths, len(PAUSES) - 1)])
+        finally:
+            self._writer.shutdown()  # waits for what is being written
+            self._backend.close()
+
+    def _greet(self) -> None:
+        """Start the worker before there is work, so that its faults are seen early."""
+        try:
+            self.hello = self._backend.start()
+        except Sam3dError as problem:
+            self.problem = problem
+            log.error("slot %s: %s", self.name, problem)
+
+    def _next(self) -> Row | None:
+        idle = time.monotonic()
+        with self._store.work:
+            while not self._stop.is_set():
+                row = self._store.claim()
+                if row is not None:
+                    return row
+                self._store.work.wait(1.0)
+                if self._limits.idle_unload and time.monotonic() - idle > self._limits.idle_unload:
+                    self._backend.close()
+                    idle = float("inf")
+        return None
+
+    def _attempt(self, row: Row) -> None:
+        """One attempt, from `starting` to another state, or to a result that is handed to the writer."""
+        job, began = row["id"], time.perf_counter()
+        deadline = time.monotonic() + self._limits.job_time
+        try:
+            piece = work.load(self._vault, row)
+            self.hello = self._backend.start()
+            self.problem = None
+            extra = job if row["fresh"] else ""
+            key = params.result_key(row["request_key"], VERSION, self.hello.engines, self.hello.weights, extra)
+            self._keys.take(key, lambda: self._stopped(job, deadline))
+            try:
+                meta = self._vault.result(key)
+                if meta is None:
+                    self._vault.check_room(0)
+                    made = self._make(job, piece, deadline)
+                    self._deaths = 0
+                    self._written.result()
+                    self._written = self._writer.submit(self._write, row, key, piece, made, began)
+                    return
+                self._store.succeeded(job, key, work.summary(meta), cached=True, seconds=round(time.perf_counter() - began, 3))
+            except BaseException:
+                self._keys.give(key)
+                raise
+            self._keys.give(key)
+        except Exception as problem:
+            self._failed(row, problem)
+
+    def _make(self, job: str, piece: work.Work, deadline: float) -> Scene | dict[str, bytes]:
+        if piece.call is not None:
+            self._store.running(job)
+            return piece.call(self._backend)
+        assert piece.begin is not None
+        return self._watch(job, piece.begin(self._backend), deadline)
+
+    def _write(self, row: Row, key: str, piece: work.Work, made: Scene | dict[str, bytes], began: float) -> None:
+        """On the writer's thread: the end of an attempt."""
+        try:
+            place, about = self._vault.place(key), piece.about or {}
+            seconds = time.perf_counter() - began
+            if isinstance(made, Scene):
+                meta = work.write_scene(place, made, about, key, seconds)
+            else:
+                meta = work.write_files(place, made, about, key, seconds)
+            self._vault.record_result(key, meta)
+            self._store.succeeded(row["id"], key, work.summary(meta), cached=False, seconds=round(time.perf_counter() - began, 3))
+        except Exception as problem:
+            self._failed(row, problem)
+        finally:
+            self._keys.give(key)
+
+    def _watch(self, job: str, running: Reconstruction, deadline: float) -> Scene:
+        """The scene. Hands on what the worker says; cancels where that is asked for, or when the time is over. Raises the job's Sam3dError."""
+        why: Sam3dError | None = None
+        said, stage, begun = 0.0, "", False
+        while True:
+            event = running.poll(TICK)
+            if why is None and (why := self._stopped(job, deadline)) is not None:
+                running.cancel()
+            if event is None:
+                continue
+            if not begun:
+                begun = True
+                self._store.running(job)
+            if isinstance(event, Done):
+                return event.scene
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Cancelled):
+                raise why or JobCancelled("The job was cancelled.")
+            now = time.monotonic()
+            if not isinstance(event, Progress) or event.stage != stage or now - said >= PROGRESS_EVERY:
+                said, stage = now, event.stage if isinstance(event, Progress) else stage
+                self._say(job, event)
+
+    def _stopped(self, job: str, deadline: float) -> Sam3dError | None:
+        if self._stop.is_set():
+            return _Stopping("The server was stopped.")
+        if time.monotonic() > deadline:
+            return TimeLimitError(f"The job took more than {self._limits.job_time:g} s.", "Choose a lower quality, or raise --job-time.")
+        return JobCancelled("The job was cancelled.") if self._store.cancel_asked(job) else None
+
+    def _say(self, job: str, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._store.progress(job, event.stage, event.step, event.total, event.fraction, event.eta)
+        elif isinstance(event, Log):
+            self._store.log(job, event.level, event.text)
+
+    def _failed(self, row: Row, problem: Exception) -> None:
+        job = row["id"]
+        if not isinstance(problem, Sam3dError):
+            log.error("job %s: %s", job, "".join(traceback.format_exception(problem)))
+            problem = Sam3dError("The server made a mistake with this job.", "This is a defect: please report it with the server's log.")
+        elif problem.detail:
+            log.warning("job %s: %s\n%s", job, problem, problem.detail)
+        if isinstance(problem, SetupError):
+            self.problem = problem
+        again = isinstance(problem, (WorkerError, OutOfMemoryError))
+        self._deaths = self._deaths + 1 if isinstance(problem, WorkerError) else 0
+        if isinstance(problem, OutOfMemoryError):
+            self._backend.close()  # a fresh worker has the most memory
+        if isinstance(problem, _Stopping):
+            self._store.lost(job, problem, counted=False)
+        elif isinstance(problem, JobCancelled) or (again and self._store.cancel_asked(job)):
+            self._store.canceled(job)
+        elif again and row["attempts"] < self._limits.attempts:
+            self._store.lost(job, problem)
+        else:
+            self._store.failed(job, problem)
+
+
+class _Stopping(JobCancelled):
+    """The server ends; the job doesn't."""
+
+    code = "E_STOPPING"
