@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi")
 
@@ -72,6 +75,31 @@ def test_a_phone(chromium: Any, server: Served, job: str) -> None:
         page.get_by_text("Choose a folder").wait_for()
         assert page.evaluate(TOO_WIDE) <= 0
         visit.shot("phone_batch")
+
+
+def test_the_picture_of_the_readme(chromium: Any, server: Served) -> None:
+    """SAM3D_IMAGES, a folder: where the picture is left that docs/images/page.png is."""
+    with Visit(chromium, server.url, viewport={"width": 1240, "height": 850}) as visit:
+        for sample in ("camper", "mushroom", "steak", "camping dog"):
+            visit.sample(sample)
+            visit.wait_share(10, 90)
+            visit.generate()
+            visit.result()
+            visit.button("Another picture").click()
+        visit.page.get_by_test_id("history").get_by_role("button", name="Open camper").first.click()
+        visit.result()
+        visit.stage.wait_for()
+        visit.wait_share(10, 90)
+        visit.page.get_by_role("radio", name="Compare").click()
+        visit.result("mesh splat")
+        visit.page.mouse.move(5, 5)
+        visit.page.wait_for_timeout(2500)
+        visit.pixels()
+        shot = Image.open(io.BytesIO(visit.page.screenshot()))
+        assert shot.size == (1240, 850)
+        folder = os.environ.get("SAM3D_IMAGES")
+        if folder:
+            shot.convert("RGB").quantize(200, dither=Image.Dither.NONE).save(Path(folder) / "page.png", optimize=True)
 
 
 def test_nothing_jumps_while_it_works(chromium: Any, server: Served, job: str) -> None:

@@ -62,7 +62,7 @@ OUTSIDE: dict[str, tuple[set[str], set[str]]] = {
     "client": ({"numpy"}, set()),
     "nodes": ({"numpy"}, {"PIL", "torch", *(HOST := {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "nodes"})}),
     "factory": ({"numpy", "click", "typer", "rich"}, {"PIL", "cv2", "modal", "ray", "numpy"}),
-    "factory/segment": ({"numpy"}, {"cv2"}),
+    "factory/segment": ({"numpy"}, {"cv2", "PIL", "torch", "transformers"}),
     "factory/server": ({"numpy", "fastapi", "starlette", "pydantic", "uvicorn"}, {"PIL"}),
     "environment": (set(), {"uv"}),  # to find its program beside the running Python
     "environment/probes": (set(), {"numpy", "torch", "torchvision", "pytorch3d", "spconv", "xformers"}),

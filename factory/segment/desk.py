@@ -14,6 +14,7 @@ import numpy as np
 from ...contract.errors import ConflictError, OptionError, SetupError
 from .cascade import NAME, Cascade
 from .prompt import Found, Prompt, Segmenter
+from .sam2 import Sam2
 
 GROUP = "comfyui_sam3d.segmenters"
 KEPT = 4  # pictures that stay prepared
@@ -22,7 +23,7 @@ Load = Callable[[], "tuple[np.ndarray, np.ndarray | None]"]
 
 class Desk:
     def __init__(self) -> None:
-        self._makers: dict[str, Callable[[], Segmenter]] = {NAME: Cascade}
+        self._makers: dict[str, Callable[[], Segmenter]] = {NAME: Cascade, Sam2.name: Sam2}
         for entry in entry_points(group=GROUP):
             self._makers.setdefault(entry.name, lambda entry=entry: entry.load()())
         self._made: dict[str, Segmenter] = {}

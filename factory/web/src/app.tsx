@@ -1,4 +1,4 @@
-import { Component, type ReactNode, useEffect, useState } from "react";
+import { Component, type ReactNode, useEffect, useLayoutEffect, useState } from "react";
 import { api, needToken } from "./api";
 import { BatchPage } from "./batch/BatchPage";
 import { useRoute } from "./route";
@@ -61,7 +61,7 @@ export function App() {
 function Header({ page, health }: { page: string; health: Health | null | undefined }) {
   const { say, language, setLanguage } = useText();
   const [theme, setTheme] = useState<Theme>(() => remembered<Theme>("theme", "system"));
-  useEffect(() => {
+  useLayoutEffect(() => {
     applyTheme(theme);
     remember("theme", theme);
   }, [theme]);
@@ -72,7 +72,7 @@ function Header({ page, health }: { page: string; health: Health | null | undefi
   );
   return (
     <header className="mx-auto flex h-16 max-w-[96rem] items-center gap-1 px-6 max-sm:px-3">
-      <a href="#/" className="mr-4 flex items-center gap-2.5 text-lg font-semibold tracking-tight max-sm:mr-1">
+      <a href="#/" className="mr-4 flex h-9 items-center gap-2.5 text-lg font-semibold tracking-tight max-sm:mr-1">
         <img src="./icon.svg" alt="" className="size-7" />
         <span className="max-sm:sr-only">SAM 3D</span>
       </a>

@@ -127,6 +127,7 @@ function Prepare({ info }: { info: Info | null }) {
       {fixing && (
         <FixMask
           item={fixing}
+          info={info}
           onClose={() => setFixing(null)}
           onDone={(masks) => {
             rows.change(fixing.key, { maskIds: masks, how: "hand", ambiguous: [] });

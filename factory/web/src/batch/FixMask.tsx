@@ -10,9 +10,10 @@ import { RADII, Tools } from "../studio/Tools";
 import { useDoc } from "../studio/useDoc";
 import { useText } from "../text";
 import { ErrorNote, IconButton, Modal, Spinner } from "../ui/parts";
+import type { Info } from "../types";
 import type { Item } from "./useRows";
 
-export function FixMask({ item, onClose, onDone }: { item: Item; onClose: () => void; onDone: (masks: string[]) => void }) {
+export function FixMask({ item, info, onClose, onDone }: { item: Item; info: Info | null; onClose: () => void; onDone: (masks: string[]) => void }) {
   const { say } = useText();
   const state = useDoc();
   const [tool, setTool] = useState<Tool>("add");
@@ -49,7 +50,7 @@ export function FixMask({ item, onClose, onDone }: { item: Item; onClose: () => 
         </header>
         {state.doc && (
           <>
-            <Tools state={state} tool={tool} onTool={setTool} radius={radius} onRadius={setRadius} />
+            <Tools state={state} tool={tool} onTool={setTool} radius={radius} onRadius={setRadius} info={info} />
             <div className="min-h-0 flex-1">
               <Stage state={state} tool={tool} radius={radius} onEscape={() => undefined} />
             </div>

@@ -146,7 +146,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
             <Drop busy={opening} megabytes={Math.round((info?.limits.max_body ?? 32 * 2 ** 20) / 2 ** 20)} onFile={(file, name) => void open(file, name)} />
           ) : (
             <>
-              <Tools state={state} tool={tool} onTool={setTool} radius={radius} onRadius={setRadius} />
+              <Tools state={state} tool={tool} onTool={setTool} radius={radius} onRadius={setRadius} info={info} />
               <div className="my-2.5 h-72 min-h-0 sm:h-96 lg:h-auto lg:flex-1">
                 <Stage state={state} tool={tool} radius={radius} onEscape={() => setTool("add")} />
               </div>

@@ -1,6 +1,8 @@
+import { useEffect, useState } from "react";
 import { useText } from "../text";
 import { IconButton, Choice } from "../ui/parts";
-import type { Size } from "../types";
+import type { Info, Size } from "../types";
+import { remember, remembered } from "../ui/memory";
 import type { Tool } from "./Stage";
 import { currentOf } from "./things";
 import type { DocState } from "./useDoc";
@@ -15,7 +17,7 @@ const TOOLS = [
 
 export const RADII = [0.006, 0.012, 0.02, 0.035, 0.06, 0.1] as const; // shares of the picture's longer side
 
-export function Tools(props: { state: DocState; tool: Tool; onTool: (tool: Tool) => void; radius: number; onRadius: (radius: number) => void }) {
+export function Tools(props: { state: DocState; tool: Tool; onTool: (tool: Tool) => void; radius: number; onRadius: (radius: number) => void; info: Info | null }) {
   const { say } = useText();
   const { state, tool } = props;
   const painting = tool === "brush" || tool === "erase";
@@ -36,10 +38,40 @@ export function Tools(props: { state: DocState; tool: Tool; onTool: (tool: Tool)
           <input type="range" className="w-28 accent-(--accent)" min={0} max={RADII.length - 1} value={RADII.indexOf(props.radius as (typeof RADII)[number])} onChange={(event) => props.onRadius(RADII[Number(event.target.value)]!)} />
         </label>
       ) : (
-        <div className="h-9 text-sm [&_.segment]:p-0.5" title={say("tool.size")}>
+        <div className="flex h-9 gap-2 text-sm [&_.segment]:p-0.5" title={say("tool.size")}>
+          <Segmenters info={props.info} />
           <Choice<Size> label={say("tool.size")} value={currentOf(state.doc!).size} options={[["auto", say("size.auto")], ["s", say("size.s")], ["m", say("size.m")], ["l", say("size.l")]]} onChange={state.resize} />
         </div>
       )}
     </div>
+  );
+}
+
+/** Who finds the mask: shown where the server has more than the usual one. One that is chosen and gone is forgotten. */
+function Segmenters({ info }: { info: Info | null }) {
+  const { say } = useText();
+  const [chosen, setChosen] = useState(() => remembered("segmenter", "cascade"));
+  const usable = Object.entries(info?.segmenters ?? {}).filter(([, why]) => !why).map(([name]) => name);
+  useEffect(() => {
+    if (info && !usable.includes(chosen)) remember("segmenter", null);
+  });
+  if (usable.length < 2) return null;
+  return (
+    <select
+      className="field h-9 w-auto text-sm"
+      aria-label={say("tool.segmenter")}
+      title={say("tool.segmenter")}
+      value={usable.includes(chosen) ? chosen : "cascade"}
+      onChange={(event) => {
+        setChosen(event.target.value);
+        remember("segmenter", event.target.value === "cascade" ? null : event.target.value);
+      }}
+    >
+      {usable.map((name) => (
+        <option key={name} value={name}>
+          {name === "cascade" ? say("segmenter.cascade") : name}
+        </option>
+      ))}
+    </select>
   );
 }

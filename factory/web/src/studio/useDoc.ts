@@ -50,7 +50,8 @@ export function useDoc(kept?: string) {
       setNothing(false);
       setProblem(null);
       try {
-        const found = await api.segment(doc.picture.id, { ...asked(thing), session }, mine.signal);
+        const engine = quiet ? undefined : remembered<string | undefined>("segmenter", undefined); // what the picture itself shows needs no other
+        const found = await api.segment(doc.picture.id, { ...asked(thing), engine, session }, mine.signal);
         if (flight.current !== mine) return;
         const best = found[0];
         setPending(null);

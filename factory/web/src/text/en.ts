@@ -49,6 +49,8 @@ export const en = {
   "tool.redo": "Redo (Ctrl+Y)",
   "tool.radius": "Brush size",
   "tool.size": "Size of the object around a click",
+  "tool.segmenter": "Who finds the mask",
+  "segmenter.cascade": "built in",
   "size.auto": "auto",
   "size.s": "small",
   "size.m": "medium",

@@ -49,6 +49,8 @@ export const ja: Record<Key, string> = {
   "tool.redo": "やり直す (Ctrl+Y)",
   "tool.radius": "ブラシの太さ",
   "tool.size": "クリックした対象の大きさ",
+  "tool.segmenter": "マスクの検出方法",
+  "segmenter.cascade": "標準",
   "size.auto": "自動",
   "size.s": "小",
   "size.m": "中",

@@ -85,8 +85,8 @@ export default function Viewer({ job }: { job: Job }) {
   const ready = state === "ready";
   return (
     <div className="flex h-full flex-col gap-2.5">
-      <div className="flex min-h-9 flex-wrap items-center gap-1">
-        <div className="text-sm [&_.segment]:p-0.5">
+      <div className="flex min-h-9 flex-wrap items-center gap-1 max-sm:gap-0">
+        <div className="text-sm max-sm:[&_.segment>*]:px-2 [&_.segment]:p-0.5">
           <Choice<Mode>
             label={say("result.title")}
             value={mode}
