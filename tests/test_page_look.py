@@ -70,7 +70,7 @@ def test_a_phone(chromium: Any, server: Served, job: str) -> None:
         visit.shot("phone_result")
         for target in page.locator("button:visible, a:visible:not([href='#main'])").all():
             size = target.bounding_box()
-            assert size is None or size["height"] >= 28 or size["width"] >= 200, target.evaluate("(one) => one.outerHTML")
+            assert size is None or size["height"] >= 24 or size["width"] >= 200, target.evaluate("(one) => one.outerHTML")
         page.goto(f"{server.url}/#/batch")
         page.get_by_text("Choose a folder").wait_for()
         assert page.evaluate(TOO_WIDE) <= 0

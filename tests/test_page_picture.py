@@ -110,10 +110,10 @@ def test_a_box_and_another_size(visit: Visit) -> None:
     visit.sample("campsite")
     visit.click(0.56, 0.6)
     middle = visit.wait_share(0.1, 60)
-    visit.page.get_by_role("radio", name="small").click()
+    visit.page.get_by_role("radio", name="S", exact=True).click()
     visit.settle()
     small = visit.share()
-    visit.page.get_by_role("radio", name="large").click()
+    visit.page.get_by_role("radio", name="L", exact=True).click()
     visit.settle()
     large = visit.share()
     assert small < large and small <= middle
