@@ -14,6 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -179,25 +180,41 @@ HEAD = """
 import os, sys, time
 os.environ.update(RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0", RAY_USAGE_STATS_ENABLED="0", RAY_ADDRESS="")
 import ray
-made = ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False)
+made = ray.init(address="local", num_cpus=2, num_gpus=int(sys.argv[1]), include_dashboard=False, object_store_memory=256 << 20, log_to_driver=False)
 print("address", made["gcs_address"] if "gcs_address" in made else made.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
+
+
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+
+
+@contextmanager
+def cluster(worker: str, gpus: int = 0) -> Iterator[tuple[dict[str, str], psutil.Popen]]:
+    """A Ray of two cores that asks for a token -> the variables that lead to it, and its first process. gpus: as many as it is told to have."""
+    head = psutil.Popen(
+        [sys.executable, "-c", HEAD, str(gpus)],
+        env={**os.environ, "SAM3D_WORKER_COMMAND": worker, **TOKEN},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    processes: list[psutil.Process] = []
+    try:
+        words = next(line for line in head.stdout if line.startswith("address")).split()
+        yield {"RAY_ADDRESS": words[1], "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **TOKEN}, head
+        processes = head.children(recursive=True)
+    finally:
+        head.communicate("", timeout=30)
+        psutil.wait_procs(processes, timeout=20)
 
 
 def test_a_cluster_that_is_there(tmp_path, batches):
     """It is used, not ended; more actors than it has room for are refused, and so is one that isn't there."""
     for name in range(3):
         sprite(tmp_path / "in" / f"{name}.png")
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-    variables = {**os.environ, "SAM3D_WORKER_COMMAND": STUB, **token}
-    head = psutil.Popen(
-        [sys.executable, "-c", HEAD], env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    processes: list[psutil.Process] = []
-    try:
-        words = next(line for line in head.stdout if line.startswith("address")).split()
-        own = {"RAY_ADDRESS": words[1], "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **token}
+    with cluster(STUB) as (own, head):
         batch = Batch(tmp_path, STUB, **own)
         batches.append(batch)
         assert batch.end() == 0, batch.error()
@@ -206,12 +223,28 @@ def test_a_cluster_that_is_there(tmp_path, batches):
         batches.append(many)
         assert many.end() == 2
         assert "3 actors of one CPU each: the Ray cluster has 2." in many.events()[-1]["error"]["message"]
-        processes = head.children(recursive=True)
-        assert processes and all(one.is_running() for one in processes), "the cluster still runs"
-    finally:
-        head.communicate("", timeout=30)
-        psutil.wait_procs(processes, timeout=20)
+        assert head.children(recursive=True), "the cluster still runs"
     gone = Batch(tmp_path, STUB, **own)
     batches.append(gone)
     assert gone.end() == 3
     assert "can't be reached" in gone.events()[-1]["error"]["message"]
+
+
+def test_one_gpu_for_each_actor(tmp_path, batches):
+    """On a cluster that says it has two: as many actors, each with its own."""
+    which = tmp_path / "which.py"
+    which.write_text(
+        "import os, time\nfrom comfyui_sam3d.worker.channel import claim_stdio\nchannel = claim_stdio()\n"
+        "from comfyui_sam3d.worker.loop import serve\nfrom comfyui_sam3d.worker.geometry import encode\n"
+        "def engine(request, job):\n    time.sleep(2)\n    raise ValueError('on ' + os.environ['CUDA_VISIBLE_DEVICES'] + '.')\n"
+        "serve(channel, {'draft': lambda: engine}, encode)\n"
+    )
+    worker = shlex.join([sys.executable, str(which)])
+    for name in range(4):
+        sprite(tmp_path / "in" / f"{name}.png")
+    with cluster(worker, gpus=2) as (own, _):
+        batch = Batch(tmp_path, worker, "--engine", "auto", **own)
+        batches.append(batch)
+        assert batch.end() == 1, batch.error()
+    texts = [line["error"]["message"] for line in batch.lines()]
+    assert len(texts) == 4 and any("on 0." in text for text in texts) and any("on 1." in text for text in texts), texts
