@@ -43,6 +43,12 @@ def test_keys_tell_everything_apart():
     assert len(keys) == 8 and key_of("x", a=1, b=2) == key_of("x", b=2, a=1)
 
 
+def test_nothing_is_kept_where_nothing_may_be(tmp_path):
+    cache, key = Cache(tmp_path, limit=0, memory=0), key_of("x")
+    cache.put(key, {"pose": [1, 2, 3]}, {})  # without an array, and yet something
+    assert cache.get(key) is None and not cache.holds(key) and not list(tmp_path.iterdir())
+
+
 def test_what_was_used_last_is_in_memory_too(tmp_path):
     cache = Cache(tmp_path, limit=0, memory=2500)
     keys = [key_of("x", n=n) for n in range(3)]

@@ -31,6 +31,7 @@ from ..contract.record import content_key
 SUFFIX = ".stage"
 LIMIT = 4_000_000_000
 MEMORY = 256_000_000
+LEAST = 200  # bytes that an entry counts for beside its arrays
 STALE = 3600.0  # seconds after which a file that was being written belongs to nobody
 
 
@@ -60,7 +61,7 @@ class _Memory:
             return self._entries.get(key)
 
     def put(self, key: str, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        size = sum(item.nbytes for item in arrays.values())
+        size = _size(arrays)
         entry = (dict(value), {name: _frozen(item) for name, item in arrays.items()}) if 2 * size <= self.limit else None
         with self._lock:
             self._drop(key)
@@ -72,7 +73,12 @@ class _Memory:
 
     def _drop(self, key: str) -> None:
         if (entry := self._entries.pop(key, None)) is not None:
-            self.size -= sum(item.nbytes for item in entry[1].values())
+            self.size -= _size(entry[1])
+
+
+def _size(arrays: Mapping[str, np.ndarray]) -> int:
+    """Bytes of an entry; one without arrays takes some too."""
+    return LEAST + sum(item.nbytes for item in arrays.values())
 
 
 def _frozen(item: np.ndarray) -> np.ndarray:
@@ -118,8 +124,7 @@ class Cache:
     def put(self, key: str, value: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """Keep an entry, and make room for it. value: JSON values."""
         self._memory.put(key, value, arrays)
-        size = sum(item.nbytes for item in arrays.values())
-        if size > self.limit // 2:  # one entry must not drive everything else out
+        if _size(arrays) > self.limit // 2:  # one entry must not drive everything else out
             return
         aside = self.folder / f".{key[:16]}-{secrets.token_hex(8)}.tmp"
         try:
