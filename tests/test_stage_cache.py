@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import OptionError
 from comfyui_sam3d.worker import cache as stage_cache
-from comfyui_sam3d.worker.cache import Cache, key_of
+from comfyui_sam3d.worker.cache import LEAST, Cache, key_of
 
 
 def entry(seed: int, size: int = 1000) -> dict[str, np.ndarray]:
@@ -58,7 +58,7 @@ def test_what_was_used_last_is_in_memory_too(tmp_path):
     cache.put(keys[2], {}, entry(2))  # keys[1] was used longest ago
     assert [cache.holds(key) for key in keys] == [True, False, True] and cache.get(keys[1]) is None
     cache.put(keys[2], {"n": 9}, entry(9))
-    assert cache.get(keys[2])[0] == {"n": 9} and cache._memory.size == 2 * sum(item.nbytes for item in entry(0).values())
+    assert cache.get(keys[2])[0] == {"n": 9} and cache._memory.size == 2 * (LEAST + sum(item.nbytes for item in entry(0).values()))
     cache.put(keys[1], {}, entry(1, 2000))  # more than half of the limit
     assert cache.get(keys[1]) is None and cache.get(keys[0]) is not None
 
@@ -129,7 +129,7 @@ def test_limits(tmp_path, monkeypatch):
 WRITER = """
 import sys, numpy as np
 from pathlib import Path
-from comfyui_sam3d.worker.cache import Cache, key_of
+from comfyui_sam3d.worker.cache import LEAST, Cache, key_of
 cache, seed = Cache(Path(sys.argv[1]), limit=3_000_000), int(sys.argv[2])
 print("ready", flush=True)
 n = 0
