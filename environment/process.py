@@ -13,11 +13,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 from .errors import InstallError
 
 Say = Callable[[str], None]  # takes one line of progress
+HEARTBEAT = 15.0  # seconds without a new line until people are told how long it has been
 
 _FOREIGN = {
     "PYTHONPATH",
@@ -87,6 +90,8 @@ def run(
             raise InstallError("E_ENGINE", f"{argv[0]} can't be started: {error.strerror}.") from None
         stream = child.stdout
         assert stream is not None
+        ended = threading.Event()
+        threading.Thread(target=_heartbeat, args=(lines, say, ended), daemon=True).start()
         try:
             if child.stdin:
                 with contextlib.suppress(BrokenPipeError), child.stdin:
@@ -102,9 +107,21 @@ def run(
             _end(child)
             raise
         finally:
+            ended.set()
             stream.close()
             code = child.wait()
     return code, "\n".join(lines)
+
+
+def _heartbeat(lines: list[str], say: Say, ended: threading.Event) -> None:
+    """A sign of life while a tool works on without a line: large packages take minutes."""
+    began = time.monotonic()
+    known = -1
+    while not ended.wait(HEARTBEAT):
+        if len(lines) == known or not lines:
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+            say(f"      {time.monotonic() - began:.0f} s {last}".rstrip())
+        known = len(lines)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

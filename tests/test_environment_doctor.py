@@ -7,11 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_sam3d.environment import audit, doctor, journal, lock, probes, uninstall
+from comfyui_sam3d.environment import audit, doctor, journal, lock, probes, process, uninstall
 from comfyui_sam3d.environment.errors import InstallError
 from comfyui_sam3d.environment.settings import Settings
 from comfyui_sam3d.worker import in_use
@@ -19,6 +20,17 @@ from comfyui_sam3d.worker import in_use
 from .scratch_pack import FakeUv, ScratchPack, posix, user_python, wait_for
 
 SITE = "Lib/site-packages" if os.name == "nt" else "lib/python3.12/site-packages"
+
+
+def test_a_silent_tool_is_not_mistaken_for_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "HEARTBEAT", 0.1)
+    said: list[str] = []
+    code = "import time; print('Downloading torch (846.8MiB)', flush=True); time.sleep(0.6)"
+    assert process.run([sys.executable, "-c", code], log=str(tmp_path / "log"), say=said.append)[0] == 0
+    assert said and all("s Downloading torch (846.8MiB)" in line for line in said[1:])
+    before = len(said)
+    time.sleep(0.3)
+    assert len(said) == before  # it ends with the tool
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- every file

@@ -43,6 +43,7 @@ def test_how_it_is_called(pack: ScratchPack, fake: FakeUv, mamba: FakeMicromamba
     assert done.returncode == 0, done.stderr
     dry, real = mamba.calls()
     assert [word for word in dry["argv"] if word != "--dry-run"] == real["argv"] and "--dry-run" in dry["argv"]
+    assert {"--yes", "--no-rc", "--no-env", "--override-channels"} <= set(real["argv"])
     assert pairs(real["argv"], "--prefix") == [str(pack.env)] and pairs(real["argv"], "--root-prefix") == [
         str(tmp_path / "cache" / "mamba")
     ]
@@ -172,6 +173,18 @@ def test_a_failure_leaves_what_was_there(pack: ScratchPack, fake: FakeUv, mamba:
         FAKE_PROBE='{"state": "ok", "version": "2.4.1", "text": "cpu"}',
     )
     assert cpu.returncode == 3 and "[E_CPU_TORCH]" in cpu.stderr and pack.journal() == before
+
+
+def test_another_profile_builds_anew(pack: ScratchPack, fake: FakeUv, mamba: FakeMicromamba) -> None:
+    """And a profile that was named stays until another one is."""
+    variables = {**fake.variables(), **mamba.variables()}
+    asked = [[], ["--profile", "cu121", "--no-gpu-check"], [], ["--profile", "auto"], []]
+    found = []
+    for arguments in asked:
+        done = pack.run("install.py", *ENGINE, *arguments, **variables)
+        assert done.returncode == 0, done.stderr
+        found.append((pack.journal()["profile"], "is ready\n" == done.stdout[-9:] and "building" not in done.stdout))
+    assert found == [("cpu", False), ("cu121", False), ("cu121", True), ("cpu", False), ("cpu", True)]
 
 
 def test_a_uv_that_replaces_torch_is_caught(pack: ScratchPack, fake: FakeUv, mamba: FakeMicromamba) -> None:
