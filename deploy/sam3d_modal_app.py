@@ -36,7 +36,14 @@ image = (
     )
     .dockerfile_commands(["USER root", "ENTRYPOINT []"])  # Modal starts its own program in it
     .uv_pip_install("numpy>=1.26", "pillow>=10.1")  # all that client, contract and the batch need
-    .env({"PYTHONPATH": "/opt", "SAM3D_WEIGHTS": WEIGHTS, "SAM3D_CACHE": "/tmp/sam3d/stages", "TRITON_CACHE_DIR": "/tmp/sam3d/triton"})
+    .env(
+        {
+            "PYTHONPATH": "/opt",
+            "SAM3D_WEIGHTS": WEIGHTS,
+            "SAM3D_CACHE": "/var/cache/sam3d/stages",
+            "TRITON_CACHE_DIR": "/var/cache/sam3d/triton",
+        }
+    )
 )
 weights = modal.Volume.from_name("sam3d-weights", create_if_missing=True)
 files = modal.Volume.from_name("sam3d-files", create_if_missing=True)

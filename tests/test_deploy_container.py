@@ -74,7 +74,7 @@ def test_the_build_is_our_installer_with_values_that_it_knows(steps):
     assert given["PROFILE"] in profiles.NAMES and "cpu" in profiles.NAMES
     assert set(given["LAYERS"].split(",")) == {"model", "server"} <= set(journal.LAYERS)
     (build,) = [value for name, value in steps if name == "RUN" and "install.py" in value]
-    assert "install.py install --profile" in build and "--no-gpu-check" in build and "rm -rf /tmp/cache" in build
+    assert "install.py install --profile" in build and "--no-gpu-check" in build and "rm -rf /var/cache/sam3d" in build
     for secret in ("HF_TOKEN", "SAM3D_TOKEN"):
         assert all(secret not in value for name, value in steps if name in ("ARG", "ENV", "RUN")), "a secret in a layer stays in it"
 
@@ -143,6 +143,8 @@ def test_the_services(compose, steps):
         assert set(build["args"]) <= set(arguments(steps))
         for key, value in build["args"].items():
             assert value.partition(":-")[2].rstrip("}") == arguments(steps)[key], "compose builds what the Dockerfile says"
+        scratch = [mount.split(":")[0] for mount in service["tmpfs"]]
+        assert [service["environment"]["TMPDIR"]] == scratch, "what can't be written has somewhere for temporary files"
         assert service["cap_drop"] == ["ALL"] and service["read_only"] and "no-new-privileges:true" in service["security_opt"]
         assert {volume.split(":")[0] for volume in service["volumes"]} - {"./in", "./out"} <= set(compose["volumes"])
         if "command" in service:
@@ -180,8 +182,8 @@ def test_the_steps_in_a_folder(tmp_path, steps):
     variables = {k: v for k, v in os.environ.items() if not k.startswith("SAM3D_")}
     variables |= {"PROFILE": "cpu", "LAYERS": "server", "SAM3D_TOKEN": "t" * 32, "SAM3D_CACHE": str(tmp_path / "cache")}
     build = (
-        build.replace("SAM3D_CACHE_DIR=/tmp/cache", "")
-        .replace("&& rm -rf /tmp/cache", "")
+        build.replace("SAM3D_CACHE_DIR=/var/cache/sam3d", "")
+        .replace("&& rm -rf /var/cache/sam3d", "")
         .replace("install.py install", "install.py install --engine uv")
     )
     done = subprocess.run(["sh", "-c", build], cwd=pack, env=variables, capture_output=True, text=True, timeout=400)
