@@ -108,6 +108,13 @@ def test_only_what_matters_makes_it_stale(pack: ScratchPack) -> None:
     assert state() == "ready"
     pack.write("environment/dev.txt", "another\n")
     assert state() == "ready"
+    pack.write("environment/environment.yml", "of another profile\n")
+    assert state() == "ready"
+    for name in ("environment.cpu.yml", "constraints.cpu.txt", "requirements_env.txt", "base.txt"):
+        text = (pack.root / "environment" / name).read_text()
+        pack.write(f"environment/{name}", text + "# another\n")
+        assert state() == "stale", name
+        pack.write(f"environment/{name}", text)
     pack.write("pyproject.toml", re.sub(r'\nversion = "[^"]+"', '\nversion = "9.9.9"', project))
     assert state() == "stale"
     pack.write("pyproject.toml", project)
