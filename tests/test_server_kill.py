@@ -202,7 +202,7 @@ def test_500_jobs_while_everything_is_killed(tmp_path: Path) -> None:
                 jobs[submit(served, image, seed, f"job-{seed}")] = seed
 
         def kill() -> None:
-            while not over.wait(rng.uniform(0.05, 1.5)):
+            while not over.wait(rng.uniform(0.02, 0.6)):
                 if rng.random() < 0.3:
                     served.kill()
                     kills["server"] += 1
