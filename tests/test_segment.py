@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ pytest.importorskip("cv2")
 pytest.importorskip("fastapi")
 
 from comfyui_sam3d.contract.errors import ConflictError, OptionError
+from comfyui_sam3d.factory.segment import desk as desk_module
 from comfyui_sam3d.factory.segment.cascade import Cascade
 from comfyui_sam3d.factory.segment.desk import Desk
 from comfyui_sam3d.factory.segment.prompt import Found, Point, Prompt
@@ -156,6 +160,35 @@ def test_the_latest_click_wins() -> None:
 def test_an_unknown_segmenter_is_named() -> None:
     with pytest.raises(OptionError, match="no segmenter foo"):
         Desk().predict("foo", "x", lambda: (scene(noisy=False), None), Prompt())
+
+
+class Square:
+    """A package's segmenter."""
+
+    name = "square"
+
+    def unavailable(self) -> str:
+        return ""
+
+    def set_image(self, image: np.ndarray, alpha: np.ndarray | None) -> tuple[int, ...]:
+        return image.shape
+
+    def predict(self, handle: tuple[int, ...], prompt: Prompt) -> list[Found]:
+        mask = np.zeros(handle[:2], np.uint8)
+        mask[10:20, 10:20] = 255
+        return [Found(mask, 0.5, self.name)]
+
+
+def test_a_package_may_bring_a_segmenter(monkeypatch: pytest.MonkeyPatch) -> None:
+    def entries(group: str) -> list[EntryPoint]:
+        return [EntryPoint("square", f"{__name__}:Square", group), EntryPoint("torn", "no_such_package:Torn", group)]
+
+    monkeypatch.setattr(desk_module, "entry_points", entries)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(Square=Square))
+    desk = Desk()
+    assert desk.known()["square"] == "" and "can't be loaded" in desk.known()["torn"]
+    (found,) = desk.predict("square", "x", lambda: (scene(noisy=False), None), Prompt())
+    assert found.method == "square" and found.mask.sum() == 100 * 255
 
 
 def test_the_call(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,16 @@ KEPT = 4  # pictures that stay prepared
 Load = Callable[[], "tuple[np.ndarray, np.ndarray | None]"]
 
 
+def _foreign(entry: EntryPoint) -> Segmenter:
+    made: Segmenter = entry.load()()
+    return made
+
+
 class Desk:
     def __init__(self) -> None:
         self._makers: dict[str, Callable[[], Segmenter]] = {NAME: Cascade, Sam2.name: Sam2}
         for entry in entry_points(group=GROUP):
-            self._makers.setdefault(entry.name, lambda entry=entry: entry.load()())
+            self._makers.setdefault(entry.name, partial(_foreign, entry))
         self._made: dict[str, Segmenter] = {}
         self._handles: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._latest: dict[str, asyncio.Event] = {}

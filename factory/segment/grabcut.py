@@ -107,7 +107,7 @@ def _labels(small: Small, prompt: Prompt) -> np.ndarray:
 def _parting(small: Small, prompt: Prompt, allowed: np.ndarray) -> np.ndarray:
     """Each pixel probably belongs to the nearer click."""
     ours = _distance(small, prompt, inside=True) <= _distance(small, prompt, inside=False)
-    labels = np.where(ours, cv2().GC_PR_FGD, cv2().GC_PR_BGD).astype(np.uint8)
+    labels: np.ndarray = np.where(ours, cv2().GC_PR_FGD, cv2().GC_PR_BGD).astype(np.uint8)
     labels[~allowed] = cv2().GC_BGD
     return labels
 
@@ -141,7 +141,7 @@ def _cut(image: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
             )
         except cv2().error:
             return None
-    found = np.zeros(labels.shape, bool)
+    found: np.ndarray = np.zeros(labels.shape, bool)
     found[part] = np.isin(inner, (cv2().GC_FGD, cv2().GC_PR_FGD))
     return found if found.any() else None
 

@@ -18,7 +18,7 @@ from ...contract.errors import SetupError
 from .prompt import Found, Prompt
 
 VARIABLE = "SAM3D_SAM2"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as all of Meta's encoders
+_MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)  # of ImageNet
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class Sam2:
             import torch
             from transformers import Sam2Model
 
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             try:
-                model = Sam2Model.from_pretrained(os.environ[VARIABLE], local_files_only=True, use_safetensors=True)
+                model: Any = Sam2Model.from_pretrained(os.environ[VARIABLE], local_files_only=True, use_safetensors=True)
             except Exception as problem:  # whatever the library thinks of the folder's content
                 raise SetupError(
                     "The SAM 2.1 checkpoint can't be loaded.", f"Look at the folder that {VARIABLE} names.", detail=str(problem)
@@ -65,7 +65,7 @@ class Sam2:
         side = model.config.prompt_encoder_config.image_size
         side = side if isinstance(side, int) else side[0]
         square = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
-        pixels = torch.from_numpy((square - np.float32(_MEAN)) / np.float32(_STD)).permute(2, 0, 1)[None]
+        pixels = torch.from_numpy((square - _MEAN) / _STD).permute(2, 0, 1)[None]
         with torch.inference_mode():
             features = model.get_image_embeddings(pixels.to(model.device))
         return Handle(features, (image.shape[0], image.shape[1]))

@@ -75,7 +75,7 @@ function Prepare({ info }: { info: Info | null }) {
       <input ref={folder} type="file" hidden multiple data-testid="folder" onChange={(event) => event.target.files && (take(chosen(event.target.files)), (event.target.value = ""))} />
       <input ref={files} type="file" hidden multiple accept="image/png,image/jpeg,image/webp" data-testid="files" onChange={(event) => event.target.files && (take(chosen(event.target.files)), (event.target.value = ""))} />
       {problem !== null && (
-        <div className="mb-4">
+        <div className="toast">
           <ErrorNote problem={problem} onClose={() => setProblem(null)} />
         </div>
       )}

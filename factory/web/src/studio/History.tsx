@@ -1,7 +1,7 @@
 // What was made, newest first, as the server remembers it.
 
 import { useCallback, useEffect, useRef, useState } from "react";
-import { api, thumbnail, watch } from "../api";
+import { api, ApiError, thumbnail, watch } from "../api";
 import { useText } from "../text";
 import { isOver, type Job } from "../types";
 import { Icon } from "../ui/icons";
@@ -48,7 +48,7 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
   return (
     <section aria-label={say("history.title")} className="mt-6">
       <h2 className="mb-2.5 font-semibold">{say("history.title")}</h2>
-      {problem !== null && jobs === null && <ErrorNote problem={problem} />}
+      {problem !== null && jobs === null && !(problem instanceof ApiError && problem.status === 401) && <ErrorNote problem={problem} />}
       <ul className="flex h-44 gap-3 overflow-x-auto pb-2" data-testid="history">
         {jobs === null && problem === null && Array.from({ length: 6 }, (_, at) => <li key={at} className="h-40 w-36 shrink-0 animate-pulse rounded-2xl bg-sunk" />)}
         {jobs?.length === 0 && <li className="flex h-40 flex-1 items-center justify-center rounded-2xl border border-dashed border-line text-soft">{say("history.empty")}</li>}

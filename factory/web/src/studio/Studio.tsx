@@ -136,7 +136,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
   return (
     <>
       {shown != null && (
-        <div className="mb-4">
+        <div className="toast">
           <ErrorNote problem={shown} onClose={() => (setProblem(null), state.setProblem(null))} />
         </div>
       )}
