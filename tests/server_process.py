@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -82,6 +83,8 @@ class Served:
         except urllib.error.HTTPError as problem:
             with problem:
                 return problem.code, json.loads(problem.read())
+        except http.client.HTTPException as problem:  # killed in the middle of its answer
+            raise ConnectionError(str(problem)) from problem
 
     def wait(self, seconds: float = 30.0) -> None:
         """Until it answers."""

@@ -218,3 +218,14 @@ def test_prepare(url: str) -> None:
     with RemoteBackend(url) as remote:
         events = list(remote.prepare(PrepareRequest(image=request().image)))
     assert isinstance(events[-1], (Done, Failed)), events  # the stub has nothing to prepare, and may say so
+
+
+def test_a_batch_leaves_attempts_to_the_server(url: str, tmp_path: Path) -> None:
+    sprite(tmp_path / "in" / "a.png")
+    common = ("batch", tmp_path / "in", "--server", url, "--json", "--set", "seed=667")
+    ran = cli(*common, "-o", tmp_path / "out")
+    assert (
+        ran.code == 1 and [event["attempt"] for event in ran.only("failed")] == [1] and ran.only("failed")[0]["error"]["code"] == "E_MEMORY"
+    )
+    wrong = cli(*common, "-o", tmp_path / "other", "--executor", "ray")
+    assert wrong.code == 2 and "--executor" in wrong.err + wrong.out

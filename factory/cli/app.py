@@ -152,6 +152,9 @@ def batch(dry_run: bool, **options: Any) -> int:
             if options["executor"] != "local":
                 raise OptionError("--server and --executor are both given.", "Give one of them.")
             os.environ["SAM3D_SERVER"] = options["server"]
+        usual = click.get_current_context().get_parameter_source("retries") == click.core.ParameterSource.DEFAULT
+        if os.environ.get("SAM3D_SERVER", "").strip() and options["executor"] == "local" and usual:
+            own["retries"] = 0  # attempts are counted in one place, and that is the server
         made = BatchOptions(**own, settings=_settings(options), masks=_mask_options(options))
         return command.dry_run(show, made) if dry_run else command.run(show, made)
 
