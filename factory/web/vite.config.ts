@@ -17,10 +17,27 @@ function pack(): Plugin {
   };
 }
 
+/** The licences of what the browser gets, as the packages hold them: third-party.txt beside the page. */
+function notices(): Plugin {
+  return {
+    name: "notices",
+    apply: "build",
+    generateBundle() {
+      const parts = ["@sparkjsdev/spark", "react", "react-dom", "scheduler", "tailwindcss", "three"].map((name) => {
+        const folder = new URL(`./node_modules/${name}/`, import.meta.url);
+        const { version, license } = JSON.parse(readFileSync(new URL("package.json", folder), "utf8")) as { version: string; license: string };
+        const file = readdirSync(folder).find((one) => /^licen[cs]e/i.test(one));
+        return `${name} ${version}, ${license}\n\n${file ? readFileSync(new URL(file, folder), "utf8") : ""}`;
+      });
+      this.emitFile({ type: "asset", fileName: "third-party.txt", source: parts.join(`\n\n${"-".repeat(80)}\n\n`) });
+    },
+  };
+}
+
 // Nothing is inlined: the server's content policy allows no script and no font in the page itself. The API of `vite dev` is a server that runs beside it.
 export default defineConfig({
   base: "./",
-  plugins: [react(), tailwind(), pack()],
+  plugins: [react(), tailwind(), notices(), pack()],
   build: { outDir: "dist", assetsInlineLimit: 0, target: "es2022", cssTarget: ["chrome123", "firefox121", "safari17.5"], modulePreload: { polyfill: false }, chunkSizeWarningLimit: 4000 },
   server: { host: "127.0.0.1", proxy: { "/api": "http://127.0.0.1:9001" }, fs: { allow: ["../.."] } },
 });
