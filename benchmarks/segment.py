@@ -87,6 +87,7 @@ def main() -> None:
     box = Prompt(box=(int(side * 0.25), int(side * 0.25), int(side * 0.78), int(side * 0.78)))
     prompts = {"nothing": Prompt(), **{f"click {size}": prompt for size, prompt in clicks.items()}, "clicks": more, "box": box}
     firsts: list[float] = []
+    Desk().known()  # loads OpenCV, as GET /info does, with which the page begins
     with tempfile.TemporaryDirectory() as folder:
         service = Service(Path(folder), replace(Limits(), reserve=0), [])
         try:
