@@ -130,6 +130,7 @@ SAID = [
     ("PackagesNotFoundError: The following packages are not available from current channels:\n  - pytorch-cuda=12.1", "E_NO_SOLUTION_CONDA"),
     ("SolverError: Cannot solve the request because of: No candidates were found for python 3.12.*.", "E_NO_SOLUTION_CONDA"),
     ("critical libmamba Download error (6) Could not resolve hostname [https://m.example/conda-forge/linux-64/repodata.json.zst]", "E_MM_BLOCKED"),
+    ("warning  libmamba Download error (28) Connection timed out, retrying\nerror    libmamba Could not solve for environment specs: nothing provides x", "E_NO_SOLUTION_CONDA"),
     ("CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://m.example>", "E_MM_BLOCKED"),
     ("GatewayError: dns error: failed to lookup address information", "E_MM_BLOCKED"),
     ("error    libmamba SSL certificate problem: self-signed certificate in certificate chain", "E_CERT"),
