@@ -184,7 +184,7 @@ def test_another_profile_builds_anew(pack: ScratchPack, fake: FakeUv, mamba: Fak
     for arguments in asked:
         done = pack.run("install.py", *ENGINE, *arguments, **variables)
         assert done.returncode == 0, done.stderr
-        found.append((pack.journal()["profile"], "is ready\n" == done.stdout[-9:] and "building" not in done.stdout))
+        found.append((pack.journal()["profile"], done.stdout[-9:] == "is ready\n" and "building" not in done.stdout))
     assert found == [("cpu", False), ("cu121", False), ("cu121", True), ("cpu", False), ("cpu", True)]
 
 
