@@ -77,11 +77,11 @@ def _executable() -> str:
 
 
 def base_python(host: Host, wanted: str = "") -> str:
-    """The Python that uv makes an environment from: the running one (of a venv, the one below), or a version that uv shall find or fetch.
+    """The Python that uv makes an environment from: the running one (of a venv, the one below), or what uv shall find or fetch.
 
     wanted: a profile's Python ("3.12"), where its wheels exist for no other.
     """
     fits = PYTHONS[0] <= host.python <= PYTHONS[1] and not host.embedded
     if fits and wanted in ("", f"{host.python[0]}.{host.python[1]}"):
         return _executable()
-    return wanted or f"{PYTHONS[0][0]}.{PYTHONS[0][1] + 2}"
+    return wanted or f">={PYTHONS[0][0]}.{PYTHONS[0][1]},<{PYTHONS[1][0]}.{PYTHONS[1][1] + 1}"
