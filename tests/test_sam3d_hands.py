@@ -11,8 +11,9 @@ pytest.importorskip("torch", reason="the layer `model` isn't installed: python s
 
 from comfyui_sam3d.contract.errors import EngineError, JobCancelled
 from comfyui_sam3d.worker.engines.sam3d import mesh
-from comfyui_sam3d.worker.engines.sam3d.hands import each
+from comfyui_sam3d.worker.engines.sam3d.hands import each, most
 from comfyui_sam3d.worker.job import QuietJob, timed
+from comfyui_sam3d.worker.sam3d.networks import Networks
 
 from sam3d_bench import a_request, an_engine, content, run, tiny_store
 
@@ -89,6 +90,27 @@ def test_a_cancelled_job_stops_all_of_them() -> None:
     with pytest.raises(JobCancelled, match="The job was cancelled"):
         each(6, 3, job, work)
     assert 9 <= len(job.steps) <= 12  # the others stop at their next step, unheard
+
+
+@pytest.mark.parametrize(
+    ("plan", "objects", "free", "own", "used", "hands"),
+    [
+        ("resident", 8, 140e9, 0, 0, 4),
+        ("resident", 2, 140e9, 0, 0, 2),
+        ("resident", 2, 12e9, 0, 0, 1),  # the networks and what stage 1 keeps come yet
+        ("resident", 3, 21e9, 0, 0, 3),
+        ("resident", 3, 4e9, 17e9, 11e9, 3),
+        ("resident", 3, 1e9, 20e9, 16e9, 1),
+        ("swapped", 8, 140e9, 0, 0, 1),
+    ],
+)
+def test_as_many_hands_as_there_is_room_for(monkeypatch, plan, objects, free, own, used, hands) -> None:
+    cuda = mesh.torch.cuda
+    monkeypatch.setattr(cuda, "mem_get_info", lambda device: (int(free), int(144e9)))
+    monkeypatch.setattr(cuda, "memory_reserved", lambda device: int(own))
+    monkeypatch.setattr(cuda, "memory_allocated", lambda device: int(used))
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    assert most(Networks(lambda name, device: None, mesh.torch.device("cuda"), plan), objects) == hands
 
 
 def test_two_hands_make_what_one_makes(tmp_path, monkeypatch, one_thread) -> None:

@@ -4,6 +4,7 @@ interrupted work stays in memory."""
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import shutil
 import traceback
@@ -137,6 +138,17 @@ def test_a_sampler_is_cancelled_within_one_step(store, tmp_path):
         with pytest.raises(JobCancelled):
             an_engine(store, tmp_path)(wanted(**{option: 50}), job)
         assert job.steps[-1] == (stage, 3, 50)
+
+
+def test_a_job_that_is_over_is_not_held(store, tmp_path):
+    """A picture may have hundreds of megabytes."""
+    engine = an_engine(store, tmp_path)
+    engine.prepare(a_picture(), first := Recorder())
+    engine(wanted(), second := Recorder())
+    jobs = [weakref.ref(first), weakref.ref(second)]
+    del first, second
+    gc.collect()
+    assert [job() for job in jobs] == [None, None]
 
 
 # -- out of memory

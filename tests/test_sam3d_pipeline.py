@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
@@ -115,6 +118,36 @@ def test_out_of_memory_is_answered_by_smaller_batches_then_by_a_smaller_plan(mod
     failures["left"] = 99
     with pytest.raises(OutOfMemoryError, match="one network at a time"):
         whole(pipeline)
+
+
+def test_threads_that_run_out_of_memory_together_make_room_once():
+    """Else the third of them would have no plan left, although each of them fits alone."""
+    said: list[str] = []
+    networks = Networks(lambda name, device: torch.nn.Identity(), CPU, "resident")
+    pipeline = Pipeline(networks, TINY.size, note=said.append)
+    together, tried = threading.Barrier(4, timeout=20), [0] * 4
+
+    def work(index: int) -> int:
+        tried[index] += 1
+        if tried[index] == 1:
+            together.wait()
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return index
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda index: pipeline.insisting("texture", lambda: work(index)), range(4))) == [0, 1, 2, 3]
+    assert networks.plan == "swapped" and len(said) == 1 and tried == [2] * 4
+
+
+def test_a_plan_counts_what_the_process_holds_itself(monkeypatch):
+    """Networks that stay on the device must not make the next job think that there is no room for them."""
+    gpu = torch.device("cuda")
+    for free, own, plan in (
+        (15e9, 0, "resident"), (5e9, 10e9, "resident"), (5e9, 0, "staged"), (5e9, 2e9, "swapped"), (7e9, 0, "swapped"), (1e9, 10e9, "resident"),
+    ):  # fmt: skip
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free), int(16e9)))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, own=own: int(own))
+        assert choose_plan(gpu) == plan, (free, own)
 
 
 def test_steps_are_reported_over_all_objects_and_a_cancel_ends_at_once(pipeline):

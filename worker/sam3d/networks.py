@@ -25,15 +25,17 @@ Plan = Literal["resident", "swapped", "staged"]
 PLANS: tuple[Plan, ...] = ("resident", "swapped", "staged")  # each needs less of the device than the one before
 Load = Callable[[str, torch.device], nn.Module]
 
-# Bytes that must be free on the device: all float16 weights with MoGe (6.6e9) and one object's sampling (1.5e9) and decoding (3e9); one network at a time.
+WEIGHTS = 6.6e9  # bytes of all networks in float16, with MoGe's
+# Bytes that must be free on the device: all weights and one object's sampling (1.5e9) and decoding (3e9); one network at a time.
 RESIDENT, SWAPPED = 11.0e9, 6.5e9
 
 
 def choose_plan(device: torch.device) -> Plan:
-    """By what is free on the device now. Main memory serves a CPU run, which has nothing to move."""
+    """By what can be had of the device now: what is free, and what this process holds of it. Main memory serves a CPU run, which has nothing to move."""
     if device.type != "cuda":
         return "resident"
-    free = torch.cuda.mem_get_info(device)[0]
+    # Without the second, networks that stay there from job to job would drive themselves out.
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return "resident" if free >= RESIDENT else "swapped" if free >= SWAPPED else "staged"
 
 

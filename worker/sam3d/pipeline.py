@@ -217,14 +217,18 @@ class Pipeline:
         return max(1, min(most, int((free - RESERVE) / each)))
 
     def insisting(self, stage: str, run: Callable[[], T]) -> T:
-        """run(), again under the next smaller plan whenever the device's memory runs out. From several threads: what is done again is done alone."""
+        """run(), again under the next smaller plan whenever the device's memory runs out. From several threads: what is done again is done one by one."""
+        plan = self.networks.plan
         try:
             return run()
         except torch.cuda.OutOfMemoryError:
             pass
         with self.lock:
+            roomier = self.networks.plan != plan  # another thread ran out as well, and has made room for both
             while True:
-                self._smaller(stage, 1)
+                if not roomier:
+                    self._smaller(stage, 1)
+                roomier = False
                 try:
                     return run()
                 except torch.cuda.OutOfMemoryError:

@@ -105,6 +105,8 @@ class Engine:
             _let_go(problem)
             self.pipeline.forget()
             raise
+        finally:
+            self.pipeline.note = print  # the job's own holds on to the job, and that to its picture
 
 
 def _let_go(problem: BaseException | None) -> None:

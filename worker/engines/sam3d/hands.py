@@ -17,7 +17,8 @@ import torch
 
 from ....contract.errors import JobCancelled
 from ...job import Job, Planned
-from ...sam3d.networks import Networks
+from ...sam3d.networks import WEIGHTS, Networks
+from ...sam3d.pipeline import STRUCTURE_BYTES
 
 T = TypeVar("T")
 STAGE = "objects"
@@ -28,11 +29,11 @@ _PLACES = {"decode": (0.0, 0.1), "clean-up": (0.1, 0.5), "unwrap": (0.5, 0.75), 
 
 
 def most(networks: Networks, objects: int) -> int:
-    """How many objects to finish at a time."""
+    """How many objects to finish at a time, as the job begins: its networks, and what stage 1 keeps, may not be there yet."""
     if networks.plan != "resident" or networks.device.type != "cuda":
         return 1
     free = torch.cuda.mem_get_info(networks.device)[0] + torch.cuda.memory_reserved(networks.device)
-    free -= torch.cuda.memory_allocated(networks.device)
+    free -= max(torch.cuda.memory_allocated(networks.device), int(WEIGHTS + objects * STRUCTURE_BYTES))
     return max(1, min(objects, MOST, (os.cpu_count() or 1) // 2, int(free / EACH)))
 
 
