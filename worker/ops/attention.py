@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .backends import choose
 
+# Before PyTorch 2.6 one could say which kernels may run, not which first; there flash attention comes before the others by itself.
+_PRIORITY = {"set_priority": True} if "set_priority" in inspect.signature(sdpa_kernel).parameters else {}
 _ORDER = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -50,7 +53,7 @@ def fused_attention(device: torch.device) -> Iterator[None]:
     (Not inside `attend`: entering it costs more than launching the kernel.)
     """
     if device.type == "cuda":
-        with torch.cuda.device(device), sdpa_kernel(_ORDER, set_priority=True):
+        with torch.cuda.device(device), sdpa_kernel(_ORDER, **_PRIORITY):
             yield
     else:
         yield

@@ -83,7 +83,7 @@ class Step:
             if self._aside is not None and more > 1:  # after one that really ran: kernels are compiled, tables made
                 try:
                     self._captured[guided] = self._capture(guided, self._aside)
-                except torch.OutOfMemoryError:  # a graph has memory of its own; a step as it is had enough
+                except torch.cuda.OutOfMemoryError:  # a graph has memory of its own; a step as it is had enough
                     self._aside = None
 
     def _capture(self, guided: bool, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
