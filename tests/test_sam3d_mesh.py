@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 from comfyui_sam3d.contract import ReconstructRequest, Sam3dOptions  # noqa: E402
 from comfyui_sam3d.contract.errors import JobCancelled, OutOfMemoryError  # noqa: E402
 from comfyui_sam3d.contract.scene import Mesh, Splats  # noqa: E402
-from comfyui_sam3d.worker.engines.sam3d.mesh import finish  # noqa: E402
+from comfyui_sam3d.worker.cache import Cache, key_of  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d import mesh as finishing  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d.settings import settings_of  # noqa: E402
 from comfyui_sam3d.worker.job import QuietJob  # noqa: E402
 
@@ -22,11 +25,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Pipeline:
-    """As much of one as `finish` uses. full: stages that run out of memory however little is loaded."""
+    """As much of one as a Finisher uses, with decoders that have decoded. full: stages that run out of memory however little is loaded."""
 
     def __init__(self, *full: str) -> None:
         self.device, self.full = torch.device("cpu"), full
         self.notes: list[str] = []
+
+    def surface(self, latent: tuple[Mesh, Splats]) -> Mesh:
+        return latent[0]
+
+    def splats(self, latent: tuple[Mesh, Splats], per_voxel: int) -> Splats:
+        return latent[1]
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -51,9 +60,18 @@ def request(quality: str = "fast", **own: object) -> ReconstructRequest:
     )
 
 
+@pytest.fixture(autouse=True)
+def decoded(monkeypatch) -> None:
+    """What the decoders give is the contract's already."""
+    monkeypatch.setattr(finishing, "mesh_of", lambda mesh: mesh)
+    monkeypatch.setattr(finishing, "splats_of", lambda splats: splats)
+
+
 def run(ball, pipeline: Pipeline, splats: Splats | None = None, job: QuietJob | None = None, **own: object):
     wanted = request(**own)
-    return finish(ball[0], splats or ball[1], wanted, settings_of(wanted), job or QuietJob(), pipeline)
+    engine = SimpleNamespace(pipeline=pipeline, cache=Cache(Path("nowhere"), limit=0), key=key_of)
+    made = finishing.Finisher(engine, wanted, settings_of(wanted), "x").finish((ball[0], splats or ball[1]), job or QuietJob())
+    return made.mesh, made.info
 
 
 def test_a_surface_becomes_a_textured_mesh(ball) -> None:
