@@ -4,7 +4,7 @@
     status       GET /jobs/{id} while all that goes on (median, 95 %)
     events       from the moment that the server wrote an event down to the moment that a client has read it (median, 95 %)
 
-The engine is the draft at quality `fast`, one worker, mesh and splats of a picture of 512 x 512. Each client sends a job, follows its events, asks for its state every second, and
+The engine is the draft, at `standard` or as --quality says, one worker, mesh and splats of a picture of 512 x 512. Each client sends a job, follows its events, asks for its state every second, and
 sends the next one. Clients share the machine with the server, and so its cores.
 """
 
@@ -32,7 +32,7 @@ from comfyui_sam3d.contract import ReconstructRequest  # noqa: E402
 from comfyui_sam3d.contract.images import read_image  # noqa: E402
 
 PICTURE = ROOT / "examples" / "steak.png"
-SETTINGS = {"engine": "draft", "quality": "fast", "outputs": ["glb", "ply"]}
+SETTINGS = {"engine": "draft", "quality": "standard", "outputs": ["glb", "ply"]}
 V1 = "/api/v1"
 WARM = 3  # jobs before the clock runs
 
@@ -45,7 +45,7 @@ def request(seed: int) -> ReconstructRequest:
         masks=(picture.alpha >= 128)[None],
         alpha=picture.alpha[None],
         engine="draft",
-        quality="fast",
+        quality=SETTINGS["quality"],  # type: ignore[arg-type]
         seed=seed,
         outputs=("glb", "ply"),
     )
@@ -158,7 +158,9 @@ def main() -> None:
         "--rounds", type=int, default=5, help="bare worker and server take turns, so that both meet what else the machine does"
     )
     options.add_argument("--bare", type=int, default=20, help="jobs of the bare worker in each round")
+    options.add_argument("--quality", choices=("fast", "standard", "best"), default="standard")
     given = options.parse_args()
+    SETTINGS["quality"] = given.quality
     status: list[float] = []
     late: list[float] = []
     alone, together = [], []
