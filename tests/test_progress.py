@@ -110,6 +110,27 @@ def test_stages_that_are_not_needed_and_stages_that_come_again(tmp_path):
     }
 
 
+def test_a_stage_that_begins_before_what_it_needs_has_that_made(tmp_path):
+    """`sample` says that it begins, then finds that `embed` must be done: each has its own time, of both it is learned."""
+    clock, history = Clock(), History(tmp_path)
+    course = Course(lambda: history, None, clock=clock)
+    course.plan([Planned("embed", 1.0, 2.0), Planned("sample", 3.0, 10.0)], "engine gpu")
+    fractions = []
+    for stage, step, total, taken in (
+        ("sample", 0, 3, 0.5),
+        ("embed", 0, 1, 4.0),
+        ("embed", 1, 1, 0.0),
+        ("sample", 1, 3, 1.0),
+        ("sample", 3, 3, 0.0),
+    ):
+        fractions.append(course.step(stage, step, total).fraction)
+        clock.now += taken
+    course.finish()
+    assert fractions == [0.25, 0.25, 0.25, 0.5, 1.0]
+    rates = json.loads((tmp_path / FILE).read_text())["rates"]
+    assert rates == {"engine gpu embed (first)": [pytest.approx(2.0)], "engine gpu sample (first)": [pytest.approx(0.15)]}
+
+
 def test_an_unplanned_stage_moves_the_bar_by_half_of_what_is_left_and_ends_the_estimate():
     course = Course(History, Planned("encode", 0.3), clock=Clock())
     assert course.step("surprise", 1, 1).fraction == 0.5

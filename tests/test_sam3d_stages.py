@@ -15,6 +15,8 @@ from comfyui_sam3d.contract.request import ExportOptions  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d import engine as engine_module  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
 from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
+from comfyui_sam3d.worker.history import History  # noqa: E402
+from comfyui_sam3d.worker.progress import Course  # noqa: E402
 from comfyui_sam3d.worker.weights.store import Store  # noqa: E402
 
 from sam3d_bench import EVERYTHING, IMAGE, Recorder, a_picture, a_request, an_engine, content, run, tiny_store  # noqa: E402
@@ -142,6 +144,24 @@ def test_a_change_runs_what_it_reaches_and_nothing_else(kept, what):
     if what in ("nothing", "formats", "levels of detail"):
         assert content(scene) == content(usual)
     assert run(engine, request)[1].stages <= {"decode"}  # raw meshes and splats aren't kept
+
+
+@pytest.mark.parametrize("own", [{}, BARE], ids=["textured", "bare"])
+def test_the_bar_moves_through_the_objects_one_after_the_other(store, tmp_path, own):
+    """Every stage that was planned is come to, and none is passed over while it is still to come."""
+    course, begun = Course(History), []
+
+    def before(stage: str, step: int, total: int) -> None:
+        begun.append((stage, course.step(stage, step, total).fraction, course._at))
+
+    job = Recorder(before)
+    job.plan = lambda stages, where="": course.plan(stages, where)  # type: ignore[method-assign]
+    an_engine(store, tmp_path)(a_request(2, own=own, outputs=("glb", "ply")), job)
+    ends = [i for i, place in enumerate(course._row) if place.stage != "unwrap"]
+    visited = {at for _, _, at in begun[[stage for stage, _, _ in begun].index("latents") :]}
+    order = [at for stage, _, at in begun if stage in ("decode", "clean-up", "texture")]
+    assert sorted(visited) == ends and order == sorted(order), [place.stage for place in course._row]
+    assert begun[-1][1] == pytest.approx(1.0) and all(place.done == 1 for place in map(course._row.__getitem__, ends))
 
 
 def test_a_layout_is_kept_and_does_not_depend_on_the_texture(kept, monkeypatch):

@@ -1,9 +1,9 @@
 """Where a job stands: how much of it is done, and how many seconds are left.
 
 The job's stages are planned as a row, in which a name may stand several times (each object is cleaned, then textured). A step belongs to the first place of its
-name that isn't behind it; places that are passed over were not needed. With what earlier jobs took (history.py) for every stage to come, the places are as long
-as their seconds, and what is left is the rest of this stage and all later ones; else the shares that the engine gave decide, and what is left follows from the
-time so far.
+name that isn't behind it; places that are passed over were not needed, unless their step comes yet and there is no other place for it. With what earlier jobs
+took (history.py) for every stage to come, the places are as long as their seconds, and what is left is the rest of this stage and all later ones; else the shares
+that the engine gave decide, and what is left follows from the time so far.
 """
 
 from __future__ import annotations
@@ -120,9 +120,11 @@ class Course:
             return current
         ahead = next((i for i in range(self._at + 1, len(self._row)) if self._row[i].stage == stage), None)
         if ahead is None:
-            behind = next((item for item in reversed(self._row[: self._at + 1]) if item.stage == stage), None)
-            if behind is not None:  # once more, and not planned: its time is the current place's
-                return behind
+            behind = next((i for i in range(self._at, -1, -1) if self._row[i].stage == stage), None)
+            if behind is not None:
+                if self._row[behind].done == self._row[behind].spent == 0:  # passed over, and needed after all: the stage that had begun before it goes on later
+                    self._at = behind
+                return self._row[behind]  # else once more, and not planned: its time is the current place's
             ahead = self._insert(stage)
         at = ahead
         self._leave()

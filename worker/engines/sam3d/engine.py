@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 CODE = 2  # raised when a stage computes something else than before: old entries of the cache are then never found
 VOXELS = 20_000  # of an object, as long as none has been seen: for the time that it may take
 # Shares of the time for one object, where no earlier job tells.
-SHARES = {"structure": 8.0, "latents": 8.0, "decode": 1.0, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0, hands.STAGE: 4.0}
+SHARES = {"structure": 8.0, "latents": 8.0, "decode": 0.5, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0, hands.STAGE: 4.0}
 
 
 @functools.cache
@@ -203,11 +203,12 @@ class _Run:
         row += self._planned("structure", own.structure.evaluations() * len(structures), len(structures))
         row += self._planned("latents", own.latents.evaluations() * sum(counts[i] for i in latents), len(latents))
         if self.hands > 1:
-            work = [counts[i] for i, one in enumerate(self.finishers) if one.decodes or one.cleans or one.bakes]
+            work = [counts[i] for i, one in enumerate(self.finishers) if one.decodes_surface or one.decodes_splats]
             row += self._planned(hands.STAGE, float(sum(work)), len(work), key=f"{hands.STAGE} {self.hands} {own.unwrap} {own.texture}")
         for i, one in enumerate(self.finishers if self.hands == 1 else ()):
-            row += self._planned("decode", counts[i] * one.decodes)
+            row += self._planned("decode", counts[i] * one.decodes_surface, key="decode surface")
             row += self._planned("clean-up", counts[i] * one.cleans)
+            row += self._planned("decode", counts[i] * one.decodes_splats, key=f"decode {own.splats_per_voxel} splats")
             row += self._planned("unwrap", own.face_budget * one.bakes, key=f"unwrap {own.unwrap}")
             row += self._planned("texture", own.texture_size**2 * one.bakes, key=f"texture {own.texture}")
             row += self._planned("layout", float(self.request.sam3d.layout and own.want_mesh))

@@ -59,12 +59,13 @@ class Finisher:
         holds = engine.cache.holds
         self.cleans = settings.want_mesh and not self.raw and not holds(self.clean_key)
         self.bakes = settings.want_mesh and self.bake_options is not None and not (holds(self.clean_key) and holds(self.bake_key))
-        self.decodes = (settings.want_splats or self.bakes) + (self.cleans or (settings.want_mesh and self.raw))
+        self.decodes_surface = self.cleans or (settings.want_mesh and self.raw)
+        self.decodes_splats = settings.want_splats or self.bakes
 
     def finish(self, latent: StructuredLatent, job: Job) -> Finished:
         """Decode, clean and texture what is wanted and isn't kept."""
         self.job = job
-        decoded = _Decoded(self.engine.pipeline, latent, self.settings.splats_per_voxel, self.job, self.decodes)
+        decoded = _Decoded(self.engine.pipeline, latent, self.settings.splats_per_voxel, self.job)
         mesh = bare = bare_key = None
         info: dict[str, Any] = {}
         if self.settings.want_mesh:
@@ -131,11 +132,10 @@ class Finisher:
 
 
 class _Decoded:
-    """One object's latents through the decoders, each run once, where it is asked for. count: how many will be."""
+    """One object's latents through the decoders, each run once, where it is asked for."""
 
-    def __init__(self, pipeline: Pipeline, latent: StructuredLatent, per_voxel: int, job: Job, count: int) -> None:
-        self._pipeline, self._latent, self._per_voxel = pipeline, latent, per_voxel
-        self._job, self._count, self._done = job, count, 0
+    def __init__(self, pipeline: Pipeline, latent: StructuredLatent, per_voxel: int, job: Job) -> None:
+        self._pipeline, self._latent, self._per_voxel, self._job = pipeline, latent, per_voxel, job
 
     @functools.cached_property
     def splats(self) -> Splats:
@@ -147,11 +147,9 @@ class _Decoded:
 
     def _run(self, decode: Callable[[], T]) -> T:
         with timed(self._job, "decode"):
-            self._count = max(self._count, self._done + 1)
-            self._job.step("decode", self._done, self._count)
+            self._job.step("decode", 0, 1)  # each a stage of its own: the clean-up lies between the two
             made = decode()
-            self._done += 1
-            self._job.step("decode", self._done, self._count)
+            self._job.step("decode", 1, 1)
         return made
 
 
