@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ...contract.errors import ImageError, MaskSizeError
-from ...contract.images import read_image
+from ...contract.images import Picture, read_image
 from ...contract.masks import parse_masks
 from .limits import Limits
 from .vault import Vault
 
+RECENT = 64_000_000  # bytes of decoded pictures that stay in memory
 WIDTHS = (128, 256, 512, 1024)  # of thumbnails
 _HINT = "Send a PNG, a JPEG or a WebP."
 
@@ -89,9 +92,47 @@ def keep_mask(vault: Vault, mask: np.ndarray, image: str) -> Kept:
     return Kept(id, mask.shape[1], mask.shape[0], fresh, bounds=box, area=area)
 
 
+class _Recent:
+    """The pictures decoded last, up to `limit` bytes: several seeds, masks and clicks follow one another on the same one. From any thread."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self._size = limit, 0
+        self._kept: OrderedDict[Path, Picture] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, path: Path) -> Picture:
+        with self._lock:
+            if path in self._kept and path.is_file():
+                self._kept.move_to_end(path)
+                return self._kept[path]
+        found = read_image(path)
+        if _bytes(found) <= self.limit // 2:
+            for array in (found.image, found.alpha):
+                if array is not None:
+                    array.setflags(write=False)
+            with self._lock:
+                self._drop(path)
+                self._kept[path] = found
+                self._size += _bytes(found)
+                while self._size > self.limit:
+                    self._drop(next(iter(self._kept)))
+        return found
+
+    def _drop(self, path: Path) -> None:
+        if (found := self._kept.pop(path, None)) is not None:
+            self._size -= _bytes(found)
+
+
+def _bytes(picture: Picture) -> int:
+    return picture.image.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
+
+
+_recent = _Recent(RECENT)
+
+
 def load_image(vault: Vault, id: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """From the vault: uint8 (H, W, 3), and alpha uint8 (H, W) or None."""
-    found = read_image(vault.path("image", id))
+    """From the vault: uint8 (H, W, 3), and alpha uint8 (H, W) or None; not to be written to."""
+    found = _recent.read(vault.path("image", id))
     return found.image, found.alpha
 
 
