@@ -139,7 +139,7 @@ def test_a_change_runs_what_it_reaches_and_nothing_else(kept, what):
     request = a_request(**fields)
     scene, job = run(engine, request)
     assert job.stages == stages
-    planned = {item.stage for item in job.plans[0]} - {"unwrap"}  # box charts are made without a word
+    planned = {item.stage for item in job.plans[0]}
     assert planned == stages, "what will run is known before it does"
     if what in ("nothing", "formats", "levels of detail"):
         assert content(scene) == content(usual)
@@ -148,20 +148,22 @@ def test_a_change_runs_what_it_reaches_and_nothing_else(kept, what):
 
 @pytest.mark.parametrize("own", [{}, BARE], ids=["textured", "bare"])
 def test_the_bar_moves_through_the_objects_one_after_the_other(store, tmp_path, own):
-    """Every stage that was planned is come to, and none is passed over while it is still to come."""
-    course, begun = Course(History), []
+    """Every stage that was planned is come to, none is passed over while it is still to come, and of each it is learned how long it takes."""
+    history = History(tmp_path)
+    course, begun = Course(lambda: history), []
 
     def before(stage: str, step: int, total: int) -> None:
         begun.append((stage, course.step(stage, step, total).fraction, course._at))
 
     job = Recorder(before)
-    job.plan = lambda stages, where="": course.plan(stages, where)  # type: ignore[method-assign]
+    job.plan = course.plan  # type: ignore[method-assign]
     an_engine(store, tmp_path)(a_request(2, own=own, outputs=("glb", "ply")), job)
-    ends = [i for i, place in enumerate(course._row) if place.stage != "unwrap"]
     visited = {at for _, _, at in begun[[stage for stage, _, _ in begun].index("latents") :]}
     order = [at for stage, _, at in begun if stage in ("decode", "clean-up", "texture")]
-    assert sorted(visited) == ends and order == sorted(order), [place.stage for place in course._row]
-    assert begun[-1][1] == pytest.approx(1.0) and all(place.done == 1 for place in map(course._row.__getitem__, ends))
+    assert visited == set(range(len(course._row))) and order == sorted(order), [place.stage for place in course._row]
+    assert begun[-1][1] == pytest.approx(1.0) and all(place.done == 1 for place in course._row)
+    course.finish()
+    assert all(history.rate(place.key) for place in course._row)
 
 
 def test_a_layout_is_kept_and_does_not_depend_on_the_texture(kept, monkeypatch):

@@ -122,7 +122,8 @@ class Course:
         if ahead is None:
             behind = next((i for i in range(self._at, -1, -1) if self._row[i].stage == stage), None)
             if behind is not None:
-                if self._row[behind].done == self._row[behind].spent == 0:  # passed over, and needed after all: the stage that had begun before it goes on later
+                # Passed over, and needed after all: what has begun before it goes on later.
+                if self._row[behind].done == self._row[behind].spent == 0:
                     self._at = behind
                 return self._row[behind]  # else once more, and not planned: its time is the current place's
             ahead = self._insert(stage)

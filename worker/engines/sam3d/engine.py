@@ -209,8 +209,9 @@ class _Run:
             row += self._planned("decode", counts[i] * one.decodes_surface, key="decode surface")
             row += self._planned("clean-up", counts[i] * one.cleans)
             row += self._planned("decode", counts[i] * one.decodes_splats, key=f"decode {own.splats_per_voxel} splats")
-            row += self._planned("unwrap", own.face_budget * one.bakes, key=f"unwrap {own.unwrap}")
-            row += self._planned("texture", own.texture_size**2 * one.bakes, key=f"texture {own.texture}")
+            if own.unwrap != "box":  # box charts come without a step of their own: their time is the texture's
+                row += self._planned("unwrap", own.face_budget * one.bakes)
+            row += self._planned("texture", own.texture_size**2 * one.bakes, key=f"texture {own.texture} {own.unwrap}")
             row += self._planned("layout", float(self.request.sam3d.layout and own.want_mesh))
         self.job.plan(row, self.engine.where)
 
