@@ -150,6 +150,15 @@ def test_a_plan_counts_what_the_process_holds_itself(monkeypatch):
         assert choose_plan(gpu) == plan, (free, own)
 
 
+@pytest.mark.parametrize(("plan", "used", "objects"), [("resident", 0, 2), ("resident", 7e9, 1), ("swapped", 0, 6), ("swapped", 4e9, 4)])
+def test_a_batch_leaves_room_for_networks_that_stay(monkeypatch, plan, used, objects):
+    """A card of 12 GB: in the first job nothing is loaded yet."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(11.5e9 - used), int(12e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(used))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: int(used))
+    assert Pipeline(Networks(lambda name, device: torch.nn.Identity(), torch.device("cuda"), plan))._room("structure", 1.5e9) == objects
+
+
 def test_steps_are_reported_over_all_objects_and_a_cancel_ends_at_once(pipeline):
     image, masks, points = picture(3)
     pipeline.most["structure"] = 2

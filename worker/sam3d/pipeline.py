@@ -19,7 +19,7 @@ from . import latents as latent_space
 from . import occupancy, structure
 from .flexicubes import Surface
 from .gaussians import Gaussians
-from .networks import Networks
+from .networks import WEIGHTS, Networks
 from .preprocess import Conditions, preprocess_objects, whole_picture
 from .sampler import Noise, SamplerOptions, draw
 from .sparse import Voxels
@@ -213,7 +213,10 @@ class Pipeline:
         most = self.most.get(stage, 1 << 20)
         if self.device.type != "cuda":
             return most
-        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        used = torch.cuda.memory_allocated(self.device)
+        if self.networks.plan == "resident":
+            used = max(used, int(WEIGHTS))  # in the first job most networks come yet
+        free = torch.cuda.mem_get_info(self.device)[0] + torch.cuda.memory_reserved(self.device) - used
         return max(1, min(most, int((free - RESERVE) / each)))
 
     def insisting(self, stage: str, run: Callable[[], T]) -> T:
