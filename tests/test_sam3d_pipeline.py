@@ -150,7 +150,7 @@ def test_a_plan_counts_what_the_process_holds_itself(monkeypatch):
         assert choose_plan(gpu) == plan, (free, own)
 
 
-@pytest.mark.parametrize(("plan", "used", "objects"), [("resident", 0, 2), ("resident", 7e9, 1), ("swapped", 0, 6), ("swapped", 4e9, 4)])
+@pytest.mark.parametrize(("plan", "used", "objects"), [("resident", 0, 2), ("resident", 7e9, 2), ("swapped", 0, 6), ("swapped", 4e9, 4)])
 def test_a_batch_leaves_room_for_networks_that_stay(monkeypatch, plan, used, objects):
     """A card of 12 GB: in the first job nothing is loaded yet."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(11.5e9 - used), int(12e9)))

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
 
+from comfyui_sam3d.contract.record import content_key  # noqa: E402
 from comfyui_sam3d.contract.request import ExportOptions  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d import engine as engine_module  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
@@ -65,6 +66,20 @@ def test_each_further_mask_of_a_picture_is_cheap(store, tmp_path):
     assert job.stages >= PICTURE
 
 
+def test_another_second_mask_or_the_masks_the_other_way_round_are_other_objects(store, tmp_path):
+    """An object's own mask counts, and its number, which decides its noise; another object's doesn't."""
+    engine = an_engine(store, tmp_path)
+    both = a_request(2, own=BARE)
+    first, _ = run(engine, both)
+    changed = both.replace(masks=np.stack([both.masks[0], a_request(3).masks[2]]))
+    other, job = run(engine, changed)
+    assert job.steps.count(("structure", 2, 2)) == 1, "the second object alone"
+    assert content_key(other.objects[0]) == content_key(first.objects[0]) and content_key(other.objects[1]) != content_key(first.objects[1])
+    turned, job = run(engine, both.replace(masks=both.masks[::-1].copy()))
+    assert ("structure", 4, 4) in job.steps
+    assert turned.objects[0].pose != first.objects[1].pose
+
+
 def test_the_last_pictures_are_kept_in_memory_too(store, tmp_path):
     engine = an_engine(store, tmp_path / "none", limit=0, memory=10**8)
     engine.prepare(a_picture(), Recorder())
@@ -91,6 +106,8 @@ def test_a_point_map_of_ones_own_leaves_nothing_to_prepare_of_it(store, tmp_path
 
 # -- what each parameter reaches
 
+_Y, _X = np.mgrid[:48, :64] / 64
+POINTS = np.stack([_X - 0.5, _Y - 0.4, np.full_like(_X, 3)], axis=-1).astype(np.float32)
 BAKED = {"decode", "texture"}  # the splats are decoded for it
 CLEANED = BAKED | {"clean-up"}
 SAMPLED = CLEANED | {"latents"}
@@ -117,6 +134,10 @@ CHANGES = {
     "guidance": (STRUCTURE, {"own": {"guidance": 3.0, **BARE}}),
     "few steps": (STRUCTURE, {"own": {"few_step": True, **BARE}}),
     "noise": (STRUCTURE, {"own": {"noise": "original", **BARE}}),
+    "grid of few steps": (STRUCTURE, {"own": {"few_step": True, "few_step_grid": "uniform", **BARE}}),
+    "point map": (STRUCTURE, {"own": {"pointmap": POINTS, **BARE}}),
+    "soft edges": (STRUCTURE, {"alpha": 200 * a_request().masks.astype(np.uint8), "own": BARE}),
+    "memory plan": (set(), {"own": {"memory": "staged"}}),
     "picture": (STRUCTURE | PICTURE, {"image": IMAGE[::-1].copy(), "own": BARE}),
 }
 
@@ -177,6 +198,11 @@ def test_a_layout_is_kept_and_does_not_depend_on_the_texture(kept, monkeypatch):
     assert job.stages == BAKED
     assert (other.objects[0].pose, other.objects[0].score) == (first.objects[0].pose, first.objects[0].score)
     assert other.objects[0].info["layout"] == first.objects[0].info["layout"]
+    own = {"layout": True, "pointmap": POINTS, **BARE}
+    run(engine, a_request(own=own))
+    _, job = run(engine, a_request(own={**own, "intrinsics": np.array([[2, 0, 0.5], [0, 2.7, 0.5], [0, 0, 1]], np.float32)}))
+    assert job.stages == {"decode", "layout"}, "the same points, seen by another camera"
+    assert run(engine, a_request(own=own))[1].stages == {"decode"}
 
 
 def test_other_weights_other_code_other_backends_share_nothing(kept, store, monkeypatch):
