@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from comfyui_sam3d.worker.engines.sam3d import engine as engine_module  # noqa: 
 from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
 from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
 from comfyui_sam3d.worker.history import History  # noqa: E402
+from comfyui_sam3d.worker.loop import ENCODE  # noqa: E402
 from comfyui_sam3d.worker.progress import Course  # noqa: E402
 from comfyui_sam3d.worker.weights.store import Store  # noqa: E402
 
@@ -203,6 +205,13 @@ def test_a_layout_is_kept_and_does_not_depend_on_the_texture(kept, monkeypatch):
     _, job = run(engine, a_request(own={**own, "intrinsics": np.array([[2, 0, 0.5], [0, 2.7, 0.5], [0, 0, 1]], np.float32)}))
     assert job.stages == {"decode", "layout"}, "the same points, seen by another camera"
     assert run(engine, a_request(own=own))[1].stages == {"decode"}
+
+
+@pytest.mark.parametrize("language", ["en", "ja"])
+def test_the_page_has_words_for_every_stage(language):
+    words = (Path(__file__).parent.parent / "factory/web/src/text" / f"{language}.ts").read_text("utf-8")
+    stages = {*PICTURE, *engine_module.SHARES, ENCODE}
+    assert [stage for stage in sorted(stages) if f'"stage.{stage}":' not in words] == []
 
 
 def test_other_weights_other_code_other_backends_share_nothing(kept, store, monkeypatch):

@@ -118,6 +118,7 @@ export const en = {
   "stage.unwrap": "Unrolling the surface",
   "stage.texture": "Painting the surface",
   "stage.layout": "Placing the objects",
+  "stage.objects": "Finishing the objects",
   "stage.inflate": "Inflating",
   "stage.encode": "Writing the files",
 

@@ -118,6 +118,7 @@ export const ja: Record<Key, string> = {
   "stage.unwrap": "表面を展開しています",
   "stage.texture": "表面を塗っています",
   "stage.layout": "配置しています",
+  "stage.objects": "オブジェクトを仕上げています",
   "stage.inflate": "ふくらませています",
   "stage.encode": "ファイルを書き出しています",
 
