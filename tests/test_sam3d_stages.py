@@ -217,6 +217,9 @@ def test_the_page_has_words_for_every_stage(language):
 def test_other_weights_other_code_other_backends_share_nothing(kept, store, monkeypatch):
     engine, _ = kept
     cache = engine.cache
+    half = engine_module.Engine(dataclasses.replace(store, dtype=torch.float16), cache, engine.device)
+    elsewhere = engine_module.Engine(store, cache, torch.device("meta"))
+    assert len({one.key("structure") for one in (engine, half, elsewhere)}) == 3
     changed = engine_module.Engine(dataclasses.replace(store, digest="other"), cache, engine.device)
     assert run(changed, a_request())[1].stages == EVERYTHING
     for name, value in (("CODE", 99), ("VERSION", "9.9")):
