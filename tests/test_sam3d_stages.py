@@ -207,6 +207,17 @@ def test_a_layout_is_kept_and_does_not_depend_on_the_texture(kept, monkeypatch):
     assert run(engine, a_request(own=own))[1].stages == {"decode"}
 
 
+def test_noise_of_the_original_goes_on_where_a_kept_stage_1_stopped(store, tmp_path):
+    """There, stage 2 draws on from stage 1's generator: also where stage 1 wasn't run."""
+    own = {"noise": "original", **BARE}
+    engine = an_engine(store, tmp_path / "a")
+    run(engine, a_request(own=own))
+    again, job = run(engine, a_request(own={**own, "latent_steps": 3}, outputs=("ply",)))
+    assert job.stages == {"latents", "decode"}
+    fresh, _ = run(an_engine(store, tmp_path / "b"), a_request(own={**own, "latent_steps": 3}, outputs=("ply",)))
+    assert content(again) == content(fresh)
+
+
 @pytest.mark.parametrize("language", ["en", "ja"])
 def test_the_page_has_words_for_every_stage(language):
     words = (Path(__file__).parent.parent / "factory/web/src/text" / f"{language}.ts").read_text("utf-8")
