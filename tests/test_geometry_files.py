@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import io
 import struct
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from comfyui_sam3d.contract.errors import InputError, JobCancelled, OptionError,
 from comfyui_sam3d.contract.request import FORMATS, ExportOptions
 from comfyui_sam3d.contract.scene import Camera, Pose, SceneObject, Splats
 from comfyui_sam3d.worker.geometry import encode, read_splat_ply
+from comfyui_sam3d.worker.geometry.encode import WRITERS, _beside
 from comfyui_sam3d.worker.geometry.files.splat import splat
 from comfyui_sam3d.worker.geometry.files.splat_ply import splat_ply
 from comfyui_sam3d.worker.job import QuietJob
@@ -357,3 +360,27 @@ def test_a_job_sees_every_file_and_every_frame() -> None:
     with pytest.raises(JobCancelled):
         encode(scene, ["glb"], options, stopped)
     assert stopped.steps[-1] == ("encode", 1, 5)
+
+
+def test_files_are_made_beside_one_another_in_order_and_no_more_begin_when_nobody_listens() -> None:
+    begun: list[int] = []
+
+    def make(number: int) -> int:
+        begun.append(number)
+        time.sleep(0.05 if number % 2 else 0.1)
+        return number
+
+    assert list(_beside([partial(make, number) for number in range(6)])) == list(range(6))
+    begun.clear()
+    made = _beside([partial(make, number) for number in range(60)])
+    assert next(made) == 0
+    made.close()
+    assert len(begun) <= 4 * WRITERS
+
+
+def test_one_file_that_can_not_be_made_ends_the_rest() -> None:
+    def fail() -> int:
+        raise OutputError("this one")
+
+    with pytest.raises(OutputError, match="this one"):
+        list(_beside([lambda: 1, fail, *[partial(time.sleep, 0.01)] * 50]))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,7 +16,7 @@ import trimesh  # noqa: E402
 from comfyui_sam3d.contract.errors import EngineError, JobCancelled, OutOfMemoryError  # noqa: E402
 from comfyui_sam3d.worker.sam3d.architecture import TINY, Architecture  # noqa: E402
 from comfyui_sam3d.worker.sam3d.networks import PLANS, Networks, choose_plan  # noqa: E402
-from comfyui_sam3d.worker.sam3d.pipeline import Pipeline, packed  # noqa: E402
+from comfyui_sam3d.worker.sam3d.pipeline import Pipeline, StructuredLatent, packed  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions  # noqa: E402
 from comfyui_sam3d.worker.weights.fake import fill  # noqa: E402
 
@@ -60,6 +63,18 @@ def test_from_a_picture_to_a_closed_surface_and_splats(pipeline):
         surface = pipeline.surface(latent)
         mesh = trimesh.Trimesh(surface.vertices.numpy(), surface.faces.numpy(), process=False)
         assert mesh.is_watertight and mesh.volume > 0.05  # random weights make a ball (worker/weights/fake.py)
+
+
+def test_objects_of_as_many_voxels_are_not_taken_for_one_another(pipeline):
+    """The decoders of an object share its voxels, and no other's."""
+    one = whole(pipeline)[1][0]
+    coords = one.coords.clone()
+    coords[:, 1:] = coords[:, 1:].flip(1)  # as many, in other places
+    turned = StructuredLatent(coords, one.features)
+    pipeline.splats(one, 4)
+    made = pipeline.splats(turned, 4).positions()
+    assert torch.equal(made, Pipeline(pipeline.networks, TINY.size).splats(turned, 4).positions())
+    assert not torch.equal(made, pipeline.splats(one, 4).positions())
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -137,6 +152,28 @@ def test_threads_that_run_out_of_memory_together_make_room_once():
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda index: pipeline.insisting("texture", lambda: work(index)), range(4))) == [0, 1, 2, 3]
     assert networks.plan == "swapped" and len(said) == 1 and tried == [2] * 4
+
+
+def test_one_object_is_decoded_at_a_time(modules):
+    """From several threads: under `swapped` a network's tensors are exchanged for a use, and its voxels are shared by its decoders alone."""
+    inside: list[str] = []
+
+    class Counting(Networks):
+        @contextmanager
+        def use(self, name: str) -> Iterator[torch.nn.Module]:
+            inside.append(name)
+            time.sleep(0.02)
+            assert len(inside) == 1, "two decoders at once"
+            with super().use(name) as network:
+                yield network
+            inside.clear()
+
+    pipeline = Pipeline(Counting(lambda name, device: modules[name], CPU, "swapped"), TINY.size)
+    coords = torch.tensor([[0, x, y, 5] for x in range(4, 8) for y in range(4, 8)], dtype=torch.int32)
+    latents = [StructuredLatent(coords.clone(), torch.zeros(len(coords), 8)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        splats, surfaces = (pool.map(decode, latents) for decode in (lambda one: pipeline.splats(one, 4), pipeline.surface))
+        assert len({len(item) for item in splats}) == 1 and len(list(surfaces)) == 4
 
 
 def test_a_plan_counts_what_the_process_holds_itself(monkeypatch):
