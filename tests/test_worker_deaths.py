@@ -14,6 +14,7 @@ import pytest
 from comfyui_sam3d.client import LocalBackend, State
 from comfyui_sam3d.contract import Done, Log, Progress
 from comfyui_sam3d.contract.errors import ProtocolError, WorkerCrashed, WorkerHung, WorkerStartError
+from comfyui_sam3d.contract.version import PROTOCOL
 from comfyui_sam3d.tests.zoo.keeper import LONG, alive, ask, backend, error_of, first, last, until
 
 
@@ -192,7 +193,7 @@ def test_a_long_silence_within_the_limit_is_none() -> None:
     [
         ("dies", WorkerStartError, "before it was ready: exit code 7; its last words: no module named nonsense"),
         ("silent", WorkerStartError, "didn't answer within 0.3 s"),
-        ("old", ProtocolError, r"speaks protocol 2, this side speaks 1"),
+        ("old", ProtocolError, rf"speaks protocol {PROTOCOL + 1}, this side speaks {PROTOCOL}"),
         ("rude", ProtocolError, "first message is Beat, not Hello"),
         ("banner", ProtocolError, "something else prints into the stream"),
     ],
