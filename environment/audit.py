@@ -10,7 +10,7 @@ import glob
 import json
 import os
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Audit(NamedTuple):
@@ -22,6 +22,22 @@ def packages(env: str) -> set[str]:
     """The `*.dist-info` folders of an environment: one for each package and version that is in it, or looks so."""
     where = "Lib" if os.name == "nt" else os.path.join("lib", "python3*")
     return set(glob.glob(os.path.join(glob.escape(env), where, "site-packages", "*.dist-info")))
+
+
+def lists(env: str) -> set[str]:
+    """The names of both kinds of list. The journal keeps them, so that a package which is gone with its list is missed."""
+    found = {*packages(env), *glob.glob(os.path.join(glob.escape(env), "conda-meta", "*.json"))}
+    return {os.path.basename(path) for path in found}
+
+
+def gone(env: str, record: dict[str, Any]) -> list[str]:
+    """The lists that the journal `record` names of packages that aren't there in any version. A journal of an earlier installer names none."""
+    there = {_package(name) for name in lists(env)}
+    return sorted(name for name in record.get("packages", ()) if _package(name) not in there)
+
+
+def _package(name: str) -> str:
+    return (name.rsplit("-", 2)[0] if name.endswith(".json") else name.partition("-")[0]).lower()
 
 
 def torch_builds(env: str) -> set[tuple[str, int]]:

@@ -60,6 +60,9 @@ def main(root: str, argv: Sequence[str]) -> int:
         ](root, settings, options)
     except InstallError as error:
         return _failed(error, options)
+    except OSError as problem:  # `install` and `repair` say it themselves
+        text = f"{problem.strerror or problem}: {problem.filename or root}."
+        return _failed(InstallError("E_PERM", text, "Check the disk and who owns this; then run the same command again."), options)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

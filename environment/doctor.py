@@ -154,7 +154,7 @@ def examine(root: str) -> tuple[list[Check], int]:
     there = probe(python, "present", needed=False, deep=False).text.split()
     others = [name for name in there if name in PACKAGES and name not in (*names, "moge")]
     checks += _probe_all(python, names, extras=tuple(others), deep=True)
-    checks += [_files(env), *_rules(env, record, checks)]
+    checks += [_files(env, record), *_rules(env, record, checks)]
     broken = [check for check in checks if check.state in ("broken", "absent")]
     return checks, BROKEN if any(check.needed for check in broken) else DEGRADED if broken else OK
 
@@ -164,9 +164,10 @@ def _summary(record: dict[str, Any]) -> str:
     return f"profile {record.get('profile')}, layers {', '.join(record.get('layers', []))}{extras}, Python {record.get('python')}, made by {record.get('engine', 'uv')}"
 
 
-def _files(env: str) -> Check:
+def _files(env: str, record: dict[str, Any]) -> Check:
     began = time.perf_counter()
     count, broken = audit.audit(env)
+    broken = [*audit.gone(env, record), *broken]
     took = round(time.perf_counter() - began, 2)
     if not broken:
         return Check("files", "ok", True, seconds=took, text=f"{count} in place")

@@ -27,6 +27,12 @@ def place(root: str, settings: Settings) -> None:
             f"SAM3D_ENV_DIR is {target}, but {link} is there already.",
             "Run `python install.py uninstall` first, or unset the variable.",
         )
+    if os.path.lexists(target) and not (os.path.isdir(target) and (not os.listdir(target) or is_ours(root, target))):
+        raise InstallError(
+            "E_FOREIGN",
+            f"SAM3D_ENV_DIR is {target}, which is there already and was not made by install.py.",
+            "Name a folder that isn't there yet.",
+        )
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.name == "nt":
         import _winapi

@@ -48,13 +48,13 @@ def system() -> str:
 
 
 def _gpus() -> list[Gpu]:
-    """NVIDIA's GPUs by nvidia-smi, which comes with the driver; none where it isn't there or doesn't answer in 5 seconds."""
+    """NVIDIA's GPUs by nvidia-smi, which comes with the driver; none where it isn't there or doesn't answer in 15 seconds (it takes some where several GPUs sleep)."""
     said = None
     for columns in (
         "name,driver_version,memory.total,compute_cap",
         "name,driver_version,memory.total",
     ):  # drivers before 470 know no compute_cap
-        said = said or output(["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"], timeout=5)
+        said = said or output(["nvidia-smi", f"--query-gpu={columns}", "--format=csv,noheader,nounits"], timeout=15)
     return [gpu for gpu in map(_gpu, (said or "").splitlines()) if gpu]
 
 

@@ -22,8 +22,7 @@ IN_USE = ".sam3d_in_use"
 def installer(root: str, say: Say, *, wait: bool = True) -> Iterator[int]:
     """An exclusive lock on this pack's environment: the descriptor that holds it. Waits for another holder and says so, or raises E_LOCKED."""
     folder = os.path.join(root, ".sam3d_install")
-    os.makedirs(folder, exist_ok=True)
-    handle = os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    handle = _open(folder)
     try:
         if not _take(handle):
             who = _holder(folder)
@@ -32,10 +31,28 @@ def installer(root: str, say: Say, *, wait: bool = True) -> Iterator[int]:
             say(f"another install of this pack is running{who}: waiting for it")
             while not _take(handle):
                 time.sleep(0.2)
+        while not _is_there(folder, handle):  # whom we waited for was an uninstall: a lock on a deleted file keeps nobody out
+            os.close(handle)
+            handle = _open(folder)
+            while not _take(handle):
+                time.sleep(0.2)
         _note(folder)
         yield handle
     finally:
         os.close(handle)  # which also lets go of the lock
+
+
+def _open(folder: str) -> int:
+    os.makedirs(folder, exist_ok=True)
+    return os.open(os.path.join(folder, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _is_there(folder: str, handle: int) -> bool:
+    """Whether the lock is on the file that the next one will open. Windows deletes no open file."""
+    try:
+        return sys.platform == "win32" or os.path.samestat(os.fstat(handle), os.stat(os.path.join(folder, "lock")))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

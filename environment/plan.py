@@ -23,9 +23,7 @@ def make(root: str, settings: Settings, host: Host) -> dict[str, Any]:
     env = os.path.realpath(settings.env_dir) if settings.env_dir else journal.env_dir(root)
     had = journal.read(env) or {}
     profile, why = profiles.choose(root, settings, host, had)
-    kept = tuple(layer for layer in had.get("layers", []) if layer in journal.LAYERS)
-    layers = transaction.wanted_layers(profile, settings._replace(layers=(*settings.layers, *kept)))
-    extras = transaction.wanted_extras(profile, settings, host)
+    layers, extras = transaction.wanted(root, profile, settings, host, had)
     state, reason = journal.state(root, layers, profile.name, extras)
     action = "rebuild" if settings.rebuild or state == "stale" else {"ready": "nothing", "lacks": "extend", "missing": "build"}[state]
     builds = action in ("build", "rebuild")

@@ -51,7 +51,7 @@ def child_environment(environ: dict[str, str]) -> dict[str, str]:
 
 def mask(text: str) -> str:
     """The text without the user names, passwords and channel tokens of its addresses."""
-    text = re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
+    text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
     return re.sub(r"(://[^\s]*?/t/)[^/\s]+", r"\1***", text)
 
 
@@ -73,7 +73,7 @@ def run(
     lines: list[str] = []
     group = os.name != "nt"
     with open(log, "a", encoding="utf-8") as file:
-        file.write(mask("$ " + " ".join(argv)) + "\n")
+        file.write(mask(" ".join(["$", *(f"{name}={value}" for name, value in (variables or {}).items()), *argv])) + "\n")
         try:
             child = subprocess.Popen(
                 argv,

@@ -93,7 +93,8 @@ def extras(root: str, profile: str, system: str) -> dict[str, list[str]]:
 def choose(root: str, settings: Settings, host: Host, had: dict[str, Any] | None) -> tuple[Profile, str]:
     """(profile, why). had: the journal of the environment that is there.
 
-    A profile that is named is taken. Otherwise one that was named before stays, the launcher keeps whatever is there, and else the GPU decides.
+    A profile that is named is taken. Otherwise one that was named before stays, the launcher keeps whatever is there, and so does everybody where no GPU
+    is seen; else the GPU decides.
     Raises InstallError for a name that isn't one.
     """
     named = settings.profile
@@ -104,6 +105,10 @@ def choose(root: str, settings: Settings, host: Host, had: dict[str, Any] | None
     before = (had or {}).get("profile")
     if before in NAMES and (settings.launcher or (named != "auto" and (had or {}).get("asked") == before)):
         return load(root, before), "the environment has it"
+    if (
+        before in NAMES and named != "auto" and not host.gpus
+    ):  # a driver that is being renewed, a slow nvidia-smi: no reason to throw 9 GB away
+        return load(root, before), "the environment has it, and no GPU is seen that asks for another"
     if settings.launcher:
         return load(root, "cpu"), "it needs nothing but a package registry; `python install.py` chooses by the GPU"
     name, why = suggest(root, host)

@@ -60,7 +60,8 @@ def is_ready(root: str, settings: Settings, host: Host) -> bool:
     profile, _ = profiles.choose(root, settings, host, had)
     if journal.state(root, wanted_layers(profile, settings), profile.name, wanted_extras(profile, settings, host))[0] != "ready":
         return False
-    return settings.launcher or not audit.audit(journal.env_dir(root)).broken
+    env = journal.env_dir(root)
+    return settings.launcher or not (audit.gone(env, had or {}) or audit.audit(env).broken)
 
 
 def wanted_layers(profile: profiles.Profile, settings: Settings) -> list[str]:
@@ -76,6 +77,17 @@ def wanted_extras(profile: profiles.Profile, settings: Settings, host: Host) -> 
     """The optional packages that the profile brings on this system and those that were asked for."""
     brought = [] if settings.launcher else profile.data.get("with", {}).get(host.system, [])
     return [name for name in dict.fromkeys((*brought, *settings.extras)) if name not in settings.without]
+
+
+def wanted(root: str, profile: profiles.Profile, settings: Settings, host: Host, had: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """(layers, optional packages): what was asked for, and what is there already (`had`, its journal) as far as the profile has it."""
+    kept = [layer for layer in had.get("layers", []) if layer in journal.LAYERS]
+    known = profiles.extras(root, profile.name, host.system)
+    also = [name for name in had.get("with", []) if known.get(name)]
+    return (
+        wanted_layers(profile, settings._replace(layers=(*settings.layers, *kept))),
+        wanted_extras(profile, settings._replace(extras=(*settings.extras, *also)), host),
+    )
 
 
 class Build:
@@ -115,11 +127,7 @@ class Build:
             self.asked = had.get("asked", "auto") if not self.settings.profile and had.get("profile") == self.profile.name else "auto"
         else:
             self.asked = self.profile.name
-        kept = [layer for layer in had.get("layers", []) if layer in journal.LAYERS]
-        self.layers = wanted_layers(self.profile, self.settings._replace(layers=(*self.settings.layers, *kept)))
-        known = profiles.extras(self.root, self.profile.name, self.host.system)
-        also = tuple(name for name in had.get("with", []) if known.get(name))  # what was there stays, where the profile has it
-        self.extras = wanted_extras(self.profile, self.settings._replace(extras=(*self.settings.extras, *also)), self.host)
+        self.layers, self.extras = wanted(self.root, self.profile, self.settings, self.host, had)
         state, reason = journal.state(self.root, self.layers, self.profile.name, self.extras)
         extend = state == "lacks" and not self.settings.rebuild
         if state == "ready":
@@ -239,7 +247,7 @@ class Build:
         try:
             self._install(tool, {key: record.get(key, "") for key in ("engine", "tool", "torch")})
         except BaseException:
-            if had <= audit.packages(self.env) and not audit.audit(self.env).broken:
+            if os.path.exists(building) and had <= audit.packages(self.env) and not audit.audit(self.env).broken:
                 os.replace(building, ready)
             raise
 
@@ -281,6 +289,7 @@ class Build:
                 "python": version,
                 "uv": tool.version,
                 "pack": self._pack_version(),
+                "packages": sorted(audit.lists(self.env)),
                 "root": self.root,
                 "inputs_sha256": journal.inputs_sha256(self.root, self.layers, self.profile.name),
             },
@@ -358,15 +367,21 @@ class Build:
     # ------------------------------------------------------------------------------------------------------------------------ folders
 
     def _recover(self) -> None:
-        """After a killed run: the half-built environment goes, a finished one that was set aside comes back."""
+        """After a killed run: the half-built environment goes, a finished one that was set aside comes back. One that was being added to stays
+        where nothing of it is missing or of another version; what was to be added is asked of uv again."""
         if journal.read(self.env) is None:
             if os.path.isdir(self.env) and os.listdir(self.env):
                 if not is_ours(self.root, self.env):
                     raise InstallError("E_FOREIGN", f"{self.env} is there, but was not made by install.py.")
-                self.say("   the last build was interrupted: its remains are removed")
                 self.interrupted = journal.read(self.env, journal.BUILDING) or {}
-                self._remove(self.env)
-            if journal.read(self.previous) is not None:
+                had = set(self.interrupted.get("packages", ()))
+                if had and had <= audit.lists(self.env) and not audit.audit(self.env).broken:
+                    self.say("   the last run was interrupted while it added something: what was there before is whole")
+                    os.replace(os.path.join(self.env, journal.BUILDING), os.path.join(self.env, journal.READY))
+                else:
+                    self.say("   the last build was interrupted: its remains are removed")
+                    self._remove(self.env)
+            if journal.read(self.env) is None and journal.read(self.previous) is not None:
                 self._remove(self.env)
                 rename(self.previous, self.env)
         self._remove(self.previous)

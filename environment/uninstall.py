@@ -41,13 +41,15 @@ def uninstall(root: str, settings: Settings, say: Say, *, keep_cache: bool = Fal
                     freed += _away(os.path.join(tools, name))
             with contextlib.suppress(OSError):
                 os.rmdir(tools)
-        if settings.cache_dir and not keep_cache:
-            freed += sum(_away(os.path.join(settings.cache_dir, name)) for name in ("mamba", "uv"))
+        if settings.cache_dir and not keep_cache:  # a folder of the user's own: what others keep in its uv/ can't be told from ours
+            say(f"SAM3D_CACHE_DIR is left as it is: {settings.cache_dir}")
         for log in glob.glob(os.path.join(glob.escape(root), "install.log*")):
             freed += os.path.getsize(log)
             os.remove(log)
         freed += _away(os.path.join(root, "sam3d_pack.egg-info"))  # left by the installation of the pack itself
-    return freed + _away(os.path.join(root, ".sam3d_install"))
+        if os.name != "nt":
+            freed += _away(os.path.join(root, ".sam3d_install"))  # still under the lock: after it, it might be another's
+    return freed + (_away(os.path.join(root, ".sam3d_install")) if os.name == "nt" else 0)
 
 
 def _away(folder: str) -> int:

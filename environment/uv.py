@@ -7,6 +7,8 @@ Of pip's variables exactly four count, and they mean here what they mean to pip:
     PIP_FIND_LINKS        --find-links
     PIP_CERT              SSL_CERT_FILE
 
+An address with a login in it reaches uv by its own variable instead of by an option: options stand in the list of processes.
+
 `SAM3D_CACHE_DIR` moves the package cache. uv's configuration files, every other PIP_* and every UV_* are kept away (process.py).
 """
 
@@ -66,9 +68,25 @@ def argv(uv: Uv, args: list[str], *, offline: bool = False) -> list[str]:
 
 def run(uv: Uv, args: list[str], *, log: str, say: Say, lock: int | None = None, offline: bool = False) -> None:
     """Run uv to its end. Raises InstallError with what its failure means."""
-    code, said = process.run(argv(uv, args, offline=offline), log=log, say=say, tells=TELLS, lock=lock)
+    words, variables = discreet(argv(uv, args, offline=offline))
+    code, said = process.run(words, log=log, say=say, tells=TELLS, lock=lock, variables=variables)
     if code:
         raise explain("uv", said, code, log)
+
+
+_SPOKEN = {"--default-index": ("UV_DEFAULT_INDEX", " "), "--index": ("UV_INDEX", " "), "--find-links": ("UV_FIND_LINKS", ",")}
+
+
+def discreet(words: list[str]) -> tuple[list[str], dict[str, str]]:
+    """(words, variables): addresses with a login in them as variables, because everybody on a machine can read a process's words."""
+    variables = {}
+    for option, (variable, between) in _SPOKEN.items():
+        places = [i for i, word in enumerate(words[:-1]) if word == option]
+        values = [words[i + 1] for i in places]
+        if any(re.search(r"://[^/\s]+@", value) for value in values):
+            variables[variable] = between.join(values)
+            words = [word for i, word in enumerate(words) if i not in places and i - 1 not in places]
+    return words, variables
 
 
 def find(root: str, say: Say, *, offline: bool = False) -> Uv:

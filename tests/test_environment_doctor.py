@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,55 @@ def test_uninstall_removes_what_was_made_and_nothing_else(tmp_path: Path, fake: 
     assert pack.run("install.py", "uninstall", **fake.variables()).returncode == 0
     assert tree(tmp_path) - {"uv.log"} == before and (precious / "thesis.txt").read_text() == "mine"
     assert pack.run("install.py", "status", **fake.variables()).returncode == 1
+
+
+@posix
+def test_a_cache_that_the_user_named_stays(pack: ScratchPack, fake: FakeUv, tmp_path: Path) -> None:
+    """SAM3D_CACHE_DIR may be ~/.cache, whose uv/ is everybody's."""
+    (tmp_path / "cache" / "uv").mkdir(parents=True)
+    assert pack.run("install.py", **fake.variables(SAM3D_CACHE_DIR=str(tmp_path / "cache"))).returncode == 0
+    done = pack.run("install.py", "uninstall", **fake.variables(SAM3D_CACHE_DIR=str(tmp_path / "cache")))
+    assert done.returncode == 0 and "is left as it is" in done.stdout and (tmp_path / "cache" / "uv").is_dir()
+
+
+@posix
+def test_a_place_that_is_not_ours_gets_no_link(pack: ScratchPack, fake: FakeUv, tmp_path: Path) -> None:
+    """A link to it would stay, and `uninstall` would ask for the folder's removal."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("mine")
+    done = pack.run("install.py", "--env-dir", str(tmp_path / "home"), **fake.variables())
+    assert done.returncode == 3 and "[E_FOREIGN]" in done.stderr and not pack.env.is_symlink()
+    assert pack.run("install.py", **fake.variables()).returncode == 0
+
+
+@posix
+def test_errors_of_the_system_are_no_tracebacks(pack: ScratchPack, fake: FakeUv) -> None:
+    pack.write(".sam3d_install", "a file where a folder should be")
+    done = pack.run("install.py", "uninstall", **fake.variables())
+    assert done.returncode == 3 and "[E_PERM]" in done.stderr and "Traceback" not in done.stderr
+
+
+@posix
+def test_who_waited_for_an_uninstall_holds_a_lock_that_counts(tmp_path: Path) -> None:
+    taken, go_on = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with lock.installer(str(tmp_path), lambda line: None):
+            taken.set()
+            go_on.wait(10)
+
+    with lock.installer(str(tmp_path), lambda line: None):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)
+        shutil.rmtree(tmp_path / ".sam3d_install")
+    assert taken.wait(10)
+    try:
+        with pytest.raises(InstallError, match="running"), lock.installer(str(tmp_path), lambda line: None, wait=False):
+            pass
+    finally:
+        go_on.set()
+        thread.join()
 
 
 @posix

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from comfyui_sam3d.environment import checks, engines, errors, host, plan, process, profiles, settings
+from comfyui_sam3d.environment import checks, engines, errors, host, journal, plan, process, profiles, settings
 from comfyui_sam3d.environment.host import Gpu, Host
 from comfyui_sam3d.environment.settings import Settings
 
@@ -77,6 +77,26 @@ def test_what_is_there_needs_little(pack: ScratchPack) -> None:
     assert str(pack.root / "environment/video.txt") in more["commands"][0] and "would run" in plan.text(more)
     pack.write("environment/base.txt", "another\n")
     assert made(pack, machine)["action"] == "rebuild" and made(pack, machine, rebuild=True)["downloads"]
+
+
+def test_a_gpu_that_is_not_seen_for_once_costs_no_environment(pack: ScratchPack) -> None:
+    """The driver is being renewed, nvidia-smi is slow: what was built for the GPU stays, unless `auto` is asked for."""
+    pack.pretend_ready(("base", "model"))
+    path = pack.env / ".sam3d_ready.json"
+    now = {"profile": "cu128", "inputs_sha256": journal.inputs_sha256(str(pack.root), ["base", "model"], "cu128")}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **now}))
+    machine = MACHINES["no gpu"][0]
+    assert (made(pack, machine)["action"], made(pack, machine)["profile"]) == ("nothing", "cu128")
+    assert made(pack, machine, profile="auto")["profile"] == "cpu"
+    assert made(pack, MACHINES["T4, driver 470"][0])["profile"] == "cpu", "one that is seen decides"
+
+
+def test_what_is_there_stays_in_the_plan(pack: ScratchPack) -> None:
+    """As the transaction keeps it."""
+    pack.pretend_ready()
+    path = pack.env / ".sam3d_ready.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "with": ["matplotlib"]}))
+    assert made(pack, MACHINES["no gpu"][0], rebuild=True)["with"] == ["matplotlib"]
 
 
 # what a plan runs, with the paths cut: the golden of each way

@@ -99,6 +99,38 @@ def test_never_ready_with_a_file_missing(pack: ScratchPack, fake: FakeUv, argume
 
 
 @posix
+def test_a_package_that_is_gone_with_its_list_is_missed(pack: ScratchPack, fake: FakeUv) -> None:
+    """Nothing in the folder tells of it any more: the journal does."""
+    assert pack.run("install.py", **fake.variables()).returncode == 0
+    shutil.rmtree(pack.env / "lib/python3.11/site-packages")
+    (pack.env / "lib/python3.11/site-packages").mkdir()
+    assert audit.audit(str(pack.env)) == (0, [])
+    assert pack.run("install.py", "doctor", **fake.variables()).returncode == 2
+    done = pack.run("install.py", **fake.variables())
+    assert done.returncode == 0 and "files are missing" in done.stdout and len(fake.installs()) == 2
+    site = pack.env / "lib/python3.11/site-packages"
+    (site / "thing-1.0.dist-info").rename(site / "thing-1.1.dist-info")  # another version, by the user's hand, is no hole
+    (site / "thing-1.1.dist-info" / "RECORD").write_text("thing.py,,1\n")
+    assert pack.run("install.py", **fake.variables()).returncode == 0 and len(fake.installs()) == 2
+
+
+@posix
+def test_an_addition_that_was_killed_costs_nothing(pack: ScratchPack, fake: FakeUv, tmp_path: Path) -> None:
+    """What was there is whole: it is ready again, also where nothing can be fetched any more."""
+    assert pack.run("install.py", **fake.variables()).returncode == 0
+    hanging = tmp_path / "hanging"
+    process = pack.start("install.py", "--layers", "dev", **fake.variables(FAKE_UV_HANG=str(hanging)))
+    wait_for(hanging.exists)
+    process.kill()
+    os.kill(int(hanging.read_text()), signal.SIGKILL)
+    process.communicate()
+    assert not pack.ready.exists()
+    done = pack.run("install.py", **fake.variables(FAKE_UV_FAIL=json.dumps({"pip": "error: dns error", "venv": "error: dns error"})))
+    assert done.returncode == 0 and "is whole" in done.stdout, done.stdout + done.stderr
+    assert pack.journal()["layers"] == ["base"]
+
+
+@posix
 def test_only_what_matters_makes_it_stale(pack: ScratchPack) -> None:
     pack.pretend_ready()
     state = lambda: journal.state(str(pack.root), ["base"])[0]  # noqa: E731

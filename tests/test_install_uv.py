@@ -44,7 +44,8 @@ def test_pip_variables_become_flags_and_nothing_leaks(pack: ScratchPack, fake: F
     assert done.returncode == 0, done.stderr
     venv, install = fake.calls()
     argv = install["argv"]
-    assert pairs(argv, "--default-index") == ["https://user:secret@mirror.example/simple"]
+    assert pairs(argv, "--default-index") == [] and "secret" not in " ".join(argv), "a login in the list of processes"
+    assert install["env"]["UV_DEFAULT_INDEX"] == "https://user:secret@mirror.example/simple"
     assert pairs(argv, "--index") == ["https://one.example/simple", "https://two.example/simple"]
     assert pairs(argv, "--index-strategy") == ["unsafe-best-match"]
     assert pairs(argv, "--find-links") == [str(tmp_path), "https://wheels.example/"]
@@ -54,11 +55,22 @@ def test_pip_variables_become_flags_and_nothing_leaks(pack: ScratchPack, fake: F
         assert "--no-config" in call["argv"] and pairs(call["argv"], "--cache-dir") == [str(tmp_path / "cache" / "uv")]
         seen = call["env"]
         assert [key for key in seen if key.startswith("PIP_")] == []
-        assert [key for key in seen if key.startswith("UV_")] == ["UV_HTTP_TIMEOUT"]
+        ours = {"UV_HTTP_TIMEOUT", *(["UV_DEFAULT_INDEX"] if call is install else [])}
+        assert {key for key in seen if key.startswith("UV_")} == ours
         assert not {"PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"} & set(seen)
         assert seen["SSL_CERT_FILE"] == "/some/bundle.pem" and seen["HTTPS_PROXY"] == "http://proxy.example:3128"
     log = (pack.root / "install.log").read_text()
     assert "secret" not in log + done.stdout and "***@mirror.example" in log
+
+
+def test_addresses_with_a_login_are_no_words() -> None:
+    words = ["uv", "--index", "https://a.example", "--index", "https://me:s3@b.example", "--find-links", "/wheels", "numpy"]
+    assert uv.discreet(words) == (["uv", "--find-links", "/wheels", "numpy"], {"UV_INDEX": "https://a.example https://me:s3@b.example"})
+    assert uv.discreet(words[:3]) == (words[:3], {})
+    assert (
+        process.mask("see https://me:p@ss@b.example/simple, https://c.example/a@1")
+        == "see https://***@b.example/simple, https://c.example/a@1"
+    )
 
 
 def test_without_pip_variables_uv_keeps_its_defaults() -> None:
