@@ -185,6 +185,29 @@ def test_a_defect_of_ours_fails_its_item_alone(batch, tmp_path, monkeypatch):
     assert "ZeroDivisionError: oh" in ran.only("failed")[0]["error"]["message"]
 
 
+def test_names_are_asked_for_while_lines_are_written(tmp_path):
+    from comfyui_sam3d.factory.batch.ledger import Ledger
+
+    class Entry(dict):
+        def get(self, *args):  # another thread, at the worst moment
+            ledger.append({"name": f"b{len(ledger.last)}"})
+            return super().get(*args)
+
+    ledger = Ledger(tmp_path)
+    ledger.last["a"] = Entry(name="a", image="a.png", masks=[])
+    assert ledger.names() == {("a.png", (), 1): "a"}
+
+
+def test_a_defect_outside_every_item_is_no_success(batch, tmp_path, monkeypatch):
+    """A thread that dies of it must not leave its items unmade and the exit code 0."""
+    from comfyui_sam3d.factory.batch import run
+
+    sprite(tmp_path / "in" / "a.png")
+    monkeypatch.setattr(run.Report, "add", lambda *args: 1 / 0)
+    ran = batch()
+    assert ran.code == 1 and "ZeroDivisionError" in ran.only("failed")[0]["error"]["message"]
+
+
 def test_the_environment_stops_everything(batch, tmp_path, monkeypatch):
     for name in ("a", "b", "c"):
         sprite(tmp_path / "in" / f"{name}.png")

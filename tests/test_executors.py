@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from comfyui_sam3d.client import open_backend
 from comfyui_sam3d.contract.backend import Cancelled, Done, Failed, Progress
-from comfyui_sam3d.contract.errors import JobCancelled, OptionError, ProtocolError, SetupError, WorkerCrashed, WorkerStartError
+from comfyui_sam3d.contract.errors import JobCancelled, OptionError, ProtocolError, SetupError, WorkerCrashed, WorkerError, WorkerStartError
 from comfyui_sam3d.contract.request import ReconstructRequest
 from comfyui_sam3d.factory import executors
 from comfyui_sam3d.factory.batch import BatchOptions
@@ -41,6 +41,32 @@ def request(seed: int = 0) -> ReconstructRequest:
     mask = np.zeros((1, 16, 16), bool)
     mask[:, 4:12, 4:12] = True
     return ReconstructRequest(image=np.full((16, 16, 3), 90, np.uint8), masks=mask, outputs=("glb",), seed=seed)
+
+
+# --- Ray, without a cluster ---
+
+
+@pytest.mark.parametrize(
+    "said, counts", [("The actor is dead because its node has died. Node Id: 12", False), ("The actor died: SIGKILL", True)]
+)
+def test_a_machine_that_is_gone_blames_no_job(said, counts):
+    ray = pytest.importorskip("ray", reason="layer `ray`")
+    from comfyui_sam3d.factory.executors.ray import RaySlot
+
+    class Actor:
+        run = property(lambda self: self)
+
+        def options(self, **_: object) -> Actor:
+            return self
+
+        def remote(self, frame: bytes) -> object:
+            raise ray.exceptions.RayActorError(error_msg=said)
+
+    slot = RaySlot(gpus=False)
+    slot._actor = Actor()
+    with pytest.raises(WorkerError) as caught:
+        slot.reconstruct(request()).result()
+    assert isinstance(caught.value, WorkerCrashed) == counts, "only a crash counts against the item"
 
 
 # --- which GPUs ---

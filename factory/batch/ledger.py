@@ -72,7 +72,9 @@ class Ledger:
     def names(self) -> dict[Identity, str]:
         """Which name each combination of files had last."""
         found: dict[Identity, str] = {}
-        for name, entry in self.last.items():
+        with self._lock:
+            lines = list(self.last.items())  # a watch asks while its workers write
+        for name, entry in lines:
             image, masks, number = entry.get("image"), entry.get("masks"), entry.get("number", 1)
             if isinstance(image, str) and isinstance(masks, list):
                 found[(image, tuple(masks), number)] = name

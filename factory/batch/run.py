@@ -177,18 +177,21 @@ class _Run:
         self.posts.put((kind, fields))
 
     def _work(self, number: int) -> None:
-        backend = self.executor.lease(number)
+        backend: Slot | None = None
         try:
+            backend = self.executor.lease(number)
             while (item := self.inbox.get()) is not None:
                 if self.stopping:
                     self.post("left")
                 else:
                     self._one(item, backend)
-        except Sam3dError as problem:  # of the environment or the manifest: it would meet every item
-            self.fatal = self.fatal or problem
-            self.post("failed", name=None, error=error_event(problem), attempt=0, retry=False)
+        except Exception as problem:  # of the environment or the manifest: it would meet every item
+            error = problem if isinstance(problem, Sam3dError) else _defect(problem)
+            self.fatal = self.fatal or error
+            self.post("failed", name=None, error=error_event(error), attempt=0, retry=False)
         finally:
-            backend.close()
+            if backend is not None:
+                backend.close()
 
     def _one(self, item: Item, backend: Slot) -> None:
         place = output.Place(self.options.out, item.name, self.options.flat)

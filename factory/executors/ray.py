@@ -153,7 +153,8 @@ class RaySlot:
         except ray.exceptions.ActorUnschedulableError as error:
             problem = WorkerStartError(f"Ray can't place the actor: {error}", "Look at the cluster: ray status.")
         except ray.exceptions.RayActorError as error:
-            lost = getattr(error, "preempted", False)  # its machine was taken away: not the job's doing
+            # its machine was taken away, or is gone (Ray says that in words alone): not the job's doing
+            lost = getattr(error, "preempted", False) or "node has died" in str(error)
             problem = (WorkerError if lost else WorkerCrashed)(
                 "The Ray actor died in the middle of the job.", "The next attempt starts a fresh one.", detail=str(error)
             )
