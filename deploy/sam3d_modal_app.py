@@ -42,6 +42,7 @@ image = (
             "SAM3D_WEIGHTS": WEIGHTS,
             "SAM3D_CACHE": "/var/cache/sam3d/stages",
             "TRITON_CACHE_DIR": "/var/cache/sam3d/triton",
+            "SAM3D_MODAL_CONTAINERS": str(CONTAINERS),  # make_new reads this file in its container
         }
     )
 )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,22 @@ PORT = "9001"
 
 @pytest.fixture(scope="module")
 def steps() -> list[tuple[str, str]]:
-    """(instruction, value) in order, as an independent parser reads them."""
+    """(instruction, value) of the image itself in order, as an independent parser reads them; and the arguments before its FROM."""
+    everything = all_steps()
+    (last,) = [i for i, step in enumerate(everything) if step == ("FROM", "${BASE}")]
+    assert [name for name, _ in everything[:last]] == ["ARG", "FROM", "WORKDIR", "COPY", "RUN"], "before it, the page's stage"
+    return [everything[0], *everything[last:]]
+
+
+def all_steps() -> list[tuple[str, str]]:
     parse = pytest.importorskip("dockerfile_parse", reason="layer `dev`")
     parser = parse.DockerfileParser(path=str(DOCKERFILE))
     return [(step["instruction"], step["value"]) for step in parser.structure if step["instruction"] != "COMMENT"]
+
+
+def copies(steps: list[tuple[str, str]]) -> list[list[str]]:
+    """The words of each COPY from the context."""
+    return [value.split() for name, value in steps if name == "COPY" and not value.startswith("--from")]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +95,7 @@ def test_the_build_is_our_installer_with_values_that_it_knows(steps):
 def test_what_it_runs_is_what_there_is(steps):
     entry, command = json.loads(only(steps, "ENTRYPOINT")), json.loads(only(steps, "CMD"))
     workdir = only(steps, "WORKDIR")
-    assert entry == ["python3", f"{workdir}/sam3d.py"] and only(steps, "COPY") == f". {workdir}" and Path(workdir).name == "comfyui_sam3d"
+    assert entry == ["python3", f"{workdir}/sam3d.py"] and copies(steps)[-1] == [".", "."] and Path(workdir).name == "comfyui_sam3d"
     context = accepts(*command)
     assert (context.params["host"], str(context.params["port"])) == ("0.0.0.0", PORT) and only(steps, "EXPOSE") == PORT
     folders = json.loads(only(steps, "VOLUME"))
@@ -91,6 +104,50 @@ def test_what_it_runs_is_what_there_is(steps):
     assert f"127.0.0.1:{PORT}/healthz" in health
     variables = " ".join(value for name, value in steps if name == "ENV")
     assert "SAM3D_WEIGHTS=/weights" in variables and "SAM3D_CACHE=/data" in variables and "TRITON_CACHE_DIR=/data" in variables
+
+
+def test_a_change_of_the_program_keeps_the_environments_layer(steps):
+    """Before the installer's step comes only what its journal hashes and its probes import."""
+    order = [(name, value) for name, value in steps if name in ("COPY", "RUN")]
+    (build,) = [i for i, (name, value) in enumerate(order) if name == "RUN" and "install.py" in value]
+    before = {word.split("/")[0] for words in copies(order[:build]) for word in words[:-1]}
+    assert before == {"LICENSE", "README.md", "__init__.py", "install.py", "pyproject.toml", "contract", "environment", "vendor"}
+    assert all((ROOT / word).exists() for words in copies(order[:build]) for word in words[:-1])
+    assert ("COPY", ". .") in order[build:]
+
+
+def test_the_page_is_built_in_the_image(steps):
+    from comfyui_sam3d.factory import page_build
+
+    stage = all_steps()
+    assert ("COPY", "factory/web .") in stage and any(
+        name == "RUN" and "npm ci" in value and "npm run build" in value for name, value in stage
+    )
+    dist = page_build.BUILT.relative_to(ROOT).as_posix()
+    assert ("COPY", f"--from=page /page/dist {dist}") in steps
+    (stamp,) = [value for name, value in steps if name == "RUN" and "page_build" in value]
+    assert all(hasattr(page_build, name) and name in stamp for name in ("BUILT", "STAMP", "digest"))
+    modal = pytest.importorskip("modal", reason="layer `modal`: its reader of .dockerignore")
+    ignored = modal.FilePatternMatcher(*IGNORE.read_text(encoding="utf-8").splitlines())
+    assert not ignored(Path("factory/web/src/api.ts")) and ignored(Path("factory/web/dist/index.html"))
+    assert ignored(Path("factory/web/node_modules/vite/package.json")), "what a build on the host left stays there"
+
+
+def test_the_healthcheck_takes_no_proxy(steps):
+    """Docker hands a host's proxies to every container, and a proxy knows no 127.0.0.1 of ours."""
+    import http.server
+    import threading
+
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        server.RequestHandlerClass.do_GET = lambda self: (self.send_response(204), self.end_headers())  # type: ignore[attr-defined]
+        server.RequestHandlerClass.log_message = lambda *args: None  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        health = json.loads(only(steps, "HEALTHCHECK").partition("CMD")[2])
+        health = [word.replace(f":{PORT}/", f":{server.server_port}/") for word in health]
+        proxied = {**os.environ, "http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+        assert subprocess.run(health, env=proxied, timeout=20).returncode == 0
+        server.shutdown()
+    assert subprocess.run(health, capture_output=True, timeout=20).returncode != 0
 
 
 def test_the_linter_has_nothing_to_say():
@@ -175,9 +232,14 @@ def test_compose_itself_reads_it():
 def test_the_steps_in_a_folder(tmp_path, steps):
     """COPY, the installer's RUN, the ENTRYPOINT with CMD and the HEALTHCHECK, on this machine, with the profile `cpu`; afterwards the program's folder can't be written."""
     pack = tmp_path / "comfyui_sam3d"
-    for name in sorted(kept()):
-        (pack / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, pack / name)
+    early = [word for words in copies(steps)[:-1] for word in words[:-1]]
+
+    def copy(wanted: Callable[[str], bool]) -> None:
+        for name in sorted(filter(wanted, kept())):
+            (pack / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, pack / name)
+
+    copy(lambda name: any(name == word or name.startswith(f"{word}/") for word in early))
     (build,) = [value for name, value in steps if name == "RUN" and "install.py" in value]
     variables = {k: v for k, v in os.environ.items() if not k.startswith("SAM3D_")}
     variables |= {"PROFILE": "cpu", "LAYERS": "server", "SAM3D_TOKEN": "t" * 32, "SAM3D_CACHE": str(tmp_path / "cache")}
@@ -188,6 +250,12 @@ def test_the_steps_in_a_folder(tmp_path, steps):
     )
     done = subprocess.run(["sh", "-c", build], cwd=pack, env=variables, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    copy(lambda name: True)
+    built = pack / "factory" / "web" / "dist"
+    built.mkdir()
+    (built / "index.html").write_text("<!DOCTYPE html><title>built</title>")  # Node's part: tests of the page
+    (stamp,) = [value for name, value in steps if name == "RUN" and "page_build" in value]
+    subprocess.run(["sh", "-c", stamp], cwd=pack, env=variables, check=True, timeout=60)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -204,9 +272,9 @@ def test_the_steps_in_a_folder(tmp_path, steps):
             assert server.poll() is None and time.monotonic() < deadline
             time.sleep(0.5)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
-            assert page.status == 200
+            assert page.status == 200 and b"built" in page.read()
     finally:
         server.terminate()
         out = server.communicate(timeout=30)[0]
         subprocess.run(["chmod", "-R", "u+w", str(pack)], check=True)
-    assert "Traceback" not in out, out
+    assert "Traceback" not in out and "Building the web page" not in out, out
