@@ -102,7 +102,9 @@ def test_where_uv_is_looked_for(fake: FakeUv, tmp_path: Path, monkeypatch: pytes
     assert uv.find(str(tmp_path), said.append).source == "PATH"
     monkeypatch.setenv("PATH", "")
     with pytest.raises(errors.InstallError, match="no pip"):
-        uv.find(str(PACK), said.append) if not (PACK / "_tools").exists() else uv._fetch(str(copy_of_pin(tmp_path)), said.append, offline=False)
+        uv.find(str(PACK), said.append) if not (PACK / "_tools").exists() else uv._fetch(
+            str(copy_of_pin(tmp_path)), said.append, offline=False
+        )
 
 
 def copy_of_pin(folder: Path) -> Path:
