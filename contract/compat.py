@@ -5,27 +5,34 @@ There a request is {image, mask_input, ...}, and an object's metadata holds its 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .mask_kinds import is_flats, readings
-from .masks import parse_masks
+from .masks import MAX_BYTES, parse_masks
 from .original import to_sam3d_pose
 from .scene import Pose
 
 
-def mask_input(value: Any, size: Sequence[int], *, kind: str | None = None) -> np.ndarray:
+def mask_input(
+    value: Any,
+    size: Sequence[int],
+    *,
+    kind: str | None = None,
+    most: int = MAX_BYTES,
+    check_file: Callable[[bytes], None] | None = None,
+) -> np.ndarray:
     """`mask_input` in every form -> bool (N, H, W). A list of flat polygons is one object each there; COCO's own lists (three deep) stay parts of one.
 
-    Raises a MaskError.
+    most, check_file: as of `parse_masks`. Raises a MaskError.
     """
     if kind is None and is_flats(value) and set(_natural(value, size)) == {"polygons", "annotation"}:
         kind = "polygons"
     elif kind is None and _is_annotations(value):
         kind = "annotation"
-    return parse_masks(value, size, kind=kind)
+    return parse_masks(value, size, kind=kind, most=most, check_file=check_file)
 
 
 def _natural(value: Any, size: Sequence[int]) -> list[str]:

@@ -50,11 +50,14 @@ def parse_masks(
     resize: bool = False,
     image_id: int | str | None = None,
     allow_full: bool = False,
+    most: int = MAX_BYTES,
+    check_file: Callable[[bytes], None] | None = None,
 ) -> np.ndarray:
     """Masks of any known form -> bool (N, H, W), N >= 1, contiguous, in the order given.
 
     size: the picture's (H, W). kind: one of KINDS, or None to tell it from the value. resize: bring masks of another size to the
-    picture's by nearest neighbour. image_id: which picture of a COCO file. allow_full: accept masks that select everything.
+    picture's by nearest neighbour. image_id: which picture of a COCO file. allow_full: accept masks that select everything. most: bytes of all masks
+    together, one a pixel. check_file: is shown each picture file before it is opened, and raises an ImageError for one that shan't be.
 
     Raises MaskError, or one of its kinds: MaskKindError (unknown form, or two readings), MaskSizeError, EmptyMaskError,
     FullMaskError; OptionError for a `size` or `kind` that is none.
@@ -65,7 +68,7 @@ def parse_masks(
     try:
         possible = readings(value, checked, resize)
         chosen = only(value, possible, checked) if kind is None else named(value, possible, kind)
-        return _sound(_Reader(checked, resize, image_id).read(value, chosen), allow_full, chosen)
+        return _sound(_Reader(checked, resize, image_id, most, check_file).read(value, chosen), allow_full, chosen)
     except ImageError as problem:
         raise MaskError(f"A mask's picture can't be read: {problem.message}", problem.hint, detail=problem.detail) from None
     except MemoryError:
@@ -102,8 +105,11 @@ def _sound(masks: np.ndarray, allow_full: bool, kind: str) -> np.ndarray:
 class _Reader:
     """One call of parse_masks. Each `_kind` returns bool (N, H, W) of the picture's size."""
 
-    def __init__(self, size: tuple[int, int], resize: bool, image_id: int | str | None) -> None:
+    def __init__(
+        self, size: tuple[int, int], resize: bool, image_id: int | str | None, most: int, check_file: Callable[[bytes], None] | None
+    ) -> None:
         self.size, self.resize, self.image_id = size, resize, image_id
+        self.most, self.check_file = most, check_file
 
     def read(self, value: Any, kind: str) -> np.ndarray:
         method: Callable[[Any], np.ndarray] = getattr(self, f"_{kind}")
@@ -127,9 +133,9 @@ class _Reader:
             raise EmptyMaskError("There is no mask.", "Give one mask for each object.")
         if count > MAX_MASKS:
             raise MaskError(f"{count} masks are too many.", f"Give at most {MAX_MASKS} at once.")
-        if count * math.prod(self.size) > MAX_BYTES:
+        if count * math.prod(self.size) > self.most:
             raise MaskError(
-                f"{count} masks of this size need more than {MAX_BYTES >> 30} GiB.", "Give fewer at once, or a smaller picture."
+                f"{count} masks of this size need more than {self.most >> 20} MiB.", "Give fewer at once, or a smaller picture."
             )
 
     # -- pixels
@@ -177,7 +183,10 @@ class _Reader:
         return self._stack(items, len(items), self._one_file)
 
     def _one_file(self, item: Any) -> np.ndarray:
-        with opened(_file_bytes(item)) as picture:
+        data = _file_bytes(item)
+        if self.check_file is not None:
+            self.check_file(data)
+        with opened(data) as picture:
             pixels, what = _pixels(picture)
         return self._fit(selected(pixels, what))
 

@@ -157,6 +157,38 @@ def test_the_latest_click_wins() -> None:
     assert asyncio.run(main()) == ["second overtaken", "first", "other", "third"]
 
 
+def test_large_pictures_do_not_stay_prepared_together() -> None:
+    """Four of 40 megapixels would be more than a gigabyte."""
+
+    class Plain:
+        name = "plain"
+
+        def unavailable(self) -> str:
+            return ""
+
+        def set_image(self, image: np.ndarray, alpha: np.ndarray | None) -> int:
+            return image.shape[1]
+
+        def predict(self, handle: int, prompt: Prompt) -> list[int]:
+            return [handle]
+
+    desk = Desk()
+    desk._makers["plain"] = Plain  # type: ignore[assignment]
+
+    def ask(picture: str, width: int) -> None:
+        image = np.broadcast_to(np.uint8(0), (1_000_000, width, 3))
+        assert desk.predict("plain", picture, lambda: (image, None), Prompt()) == [width]
+
+    for picture, width in (("a", 15), ("b", 15), ("c", 15)):
+        ask(picture, width)
+    assert [picture for _, picture in desk._handles] == ["b", "c"]
+    ask("large", 60)
+    assert [picture for _, picture in desk._handles] == ["large"]
+    for picture in "vwxyz":
+        ask(picture, 1)
+    assert [picture for _, picture in desk._handles] == list("wxyz")
+
+
 def test_an_unknown_segmenter_is_named() -> None:
     with pytest.raises(OptionError, match="no segmenter foo"):
         Desk().predict("foo", "x", lambda: (scene(noisy=False), None), Prompt())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -10,6 +11,7 @@ import socket
 import struct
 import threading
 import time
+import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -560,3 +562,104 @@ def test_defects_tell_nothing(client: TestClient, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(client.app.state.service.store, "jobs", broken)  # type: ignore[attr-defined]
     answer = client.get(f"{V1}/jobs")
     assert answer.status_code == 500 and "secret" not in answer.text and answer.json()["error"]["code"] == "E_SERVICE"
+
+
+# -- what a review found
+
+
+@pytest.mark.parametrize("origin", ["http://[", "null", "//", "http://127.0.0.1:99999999", "\u00ff"])
+def test_an_origin_that_is_none(client: TestClient, origin: str) -> None:
+    answer = client.get(f"{V1}/jobs", headers={"Origin": origin.encode("latin-1")})  # type: ignore[dict-item]
+    error(answer, 403, "E_DENIED")
+    assert answer.headers["content-security-policy"] == CSP
+
+
+def test_answers_of_defects_have_the_headers_of_all_others(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(client.app.state.service.store, "jobs", broken)  # type: ignore[attr-defined]
+    answer = client.get(f"{V1}/jobs")
+    error(answer, 500, "E_SERVICE")
+    assert answer.headers["content-security-policy"] == CSP and answer.headers["x-content-type-options"] == "nosniff"
+
+
+def instant(client: TestClient, image: bytes, mask_input: object) -> object:
+    return client.post(
+        f"{V1}/reconstruct", json={"image": {"type": "base64", "value": base64.b64encode(image).decode()}, "mask_input": mask_input}
+    )
+
+
+def test_masks_in_json_are_counted_before_they_are_drawn(tmp_path: Path) -> None:
+    """200 RLEs of a few bytes each would be a hundred times as many pixels as a job may have."""
+    with server(tmp_path, limits=replace(SMALL, max_mask_pixels=3000)) as client:
+        rle = {"size": [20, 24], "counts": [100, 60, 320]}
+        assert instant(client, png(), [rle] * 6).status_code == 200  # type: ignore[attr-defined]
+        tracemalloc.start()
+        error(instant(client, png(1000, 1000), [{"size": [1000, 1000], "counts": [100, 60, 999840]}] * 200), 422, "E_MASK")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 60 * MIB
+
+
+def test_masks_of_a_form_are_counted_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server(tmp_path, limits=replace(SMALL, max_mask_pixels=1000)) as client:
+        monkeypatch.setattr("comfyui_sam3d.factory.server.pictures.mask_of", None)
+        files = [("image", ("x.png", png()))] + [("mask", ("m.png", mask_png()))] * 3
+        error(client.post(f"{V1}/reconstruct", files=files), 422, "E_MASK")
+
+
+@pytest.mark.parametrize("format", ["TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("several", [False, True])
+def test_masks_in_json_reach_no_other_decoder(client: TestClient, format: str, several: bool) -> None:
+    pixels = np.zeros((20, 24), np.uint8)
+    pixels[5:15, 5:15] = 255
+    text = base64.b64encode(encoded(pixels, format)).decode()
+    for form in (text, f" data:image/png;base64,{text}"):
+        error(instant(client, png(), [form] if several else form), 422, "E_MASK")
+
+
+def test_masks_in_json_are_looked_at_before_they_are_decoded(client: TestClient) -> None:
+    found = error(instant(client, png(), base64.b64encode(claimed_png(7000, 6000)).decode()), 422, "E_MASK")
+    assert "megapixels" in found["hint"]
+
+
+def test_a_wrong_answer_makes_no_job(client: TestClient) -> None:
+    before = len(client.get(f"{V1}/jobs?limit=200").json()["jobs"])
+    error(client.post(f"{V1}/reconstruct", files={"image": png(alpha=True)}, data={"answer": "zip"}), 422, "E_OPTION")
+    assert len(client.get(f"{V1}/jobs?limit=200").json()["jobs"]) == before
+
+
+def test_segmentations_that_wait_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One works, and nobody may line up hundreds behind it."""
+    from comfyui_sam3d.factory.segment.desk import Desk
+
+    free = threading.Event()
+
+    def slow(*_: object) -> list[object]:
+        free.wait(10)
+        return []
+
+    monkeypatch.setattr(Desk, "predict", slow)
+    with server(tmp_path, limits=replace(SMALL, max_segments=3)) as client:
+        url = f"{V1}/images/{send_image(client)['id']}/segment"
+        found: list[int] = []
+        threads = [threading.Thread(target=lambda: found.append(client.post(url, json={}).status_code)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 5
+        while found.count(429) < 5 and time.monotonic() < end:
+            time.sleep(0.01)
+        free.set()
+        for thread in threads:
+            thread.join()
+    assert sorted(found) == [200] * 3 + [429] * 5
+
+
+def test_the_address_that_serve_prints_is_one_of_its_names() -> None:
+    from comfyui_sam3d.factory.cli.serve import access_of
+
+    for host, shown in (("gpu-box", "gpu-box:8765"), ("127.0.0.2", "127.0.0.2:80"), ("::1", "[::1]:8765"), ("0.0.0.0", "10.0.0.7")):
+        assert access_of(host, None, (), ()).names_us(shown)
+    assert not access_of("gpu-box", None, (), ()).names_us("evil.example")
+    assert not access_of("127.0.0.1", None, (), ()).names_us("10.0.0.7")

@@ -9,11 +9,15 @@ import secrets
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...contract.errors import OptionError, SetupError
 from .. import page_build
 from ..events import OK
 from ..executors.local import environments
+
+if TYPE_CHECKING:
+    from ..server.gate import Access
 
 TOKEN = "SAM3D_TOKEN"
 
@@ -40,10 +44,8 @@ def run(
 ) -> int:
     """The command; returns its exit code when the server was stopped in good order. Raises a Sam3dError where it can't start."""
     slots = environments(workers, gpus)
-    loopback = is_loopback(host)
-    token, made = find_token(token_file, needed=not loopback and not insecure_no_auth)
+    token, made = find_token(token_file, needed=not is_loopback(host) and not insecure_no_auth)
     try:
-        from ..server.gate import Access
         from ..server.limits import MIB, Limits
         from ..server.run import run as run_server
     except ImportError as problem:
@@ -57,7 +59,7 @@ def run(
         idle_unload=idle_unload,
     )
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    access = Access(token=token, loopback=loopback, hosts=allow_host, origins=allow_origin)
+    access = access_of(host, token, allow_host, allow_origin)
     if not no_build:
         build_page(quiet)
     with listen(host, port) as listener:
@@ -88,6 +90,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def access_of(host: str, token: str | None, names: tuple[str, ...], origins: tuple[str, ...]) -> Access:
+    """Who may come in. The name or number that we listen on is one of ours: it is what `say_where` prints."""
+    from ..server.gate import Access
+
+    return Access(token=token, loopback=is_loopback(host), hosts=(host.strip("[]"), *names), origins=origins)
 
 
 def find_token(file: Path | None, *, needed: bool) -> tuple[str | None, bool]:

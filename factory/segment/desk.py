@@ -19,6 +19,7 @@ from .sam2 import Sam2
 
 GROUP = "comfyui_sam3d.segmenters"
 KEPT = 4  # pictures that stay prepared
+PIXELS = 40_000_000  # of them together; a prepared picture takes about 8 bytes for each
 Load = Callable[[], "tuple[np.ndarray, np.ndarray | None]"]
 
 
@@ -33,7 +34,7 @@ class Desk:
         for entry in entry_points(group=GROUP):
             self._makers.setdefault(entry.name, partial(_foreign, entry))
         self._made: dict[str, Segmenter] = {}
-        self._handles: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._handles: OrderedDict[tuple[str, str], tuple[Any, int]] = OrderedDict()
         self._latest: dict[str, asyncio.Event] = {}
         self._lock: asyncio.Lock | None = None
 
@@ -85,8 +86,10 @@ class Desk:
             raise SetupError(f"The segmenter {name} can't be used here.", problem)
         key = (name, picture)
         if key not in self._handles:
-            self._handles[key] = segmenter.set_image(*load())
-            while len(self._handles) > KEPT:
+            image, alpha = load()
+            pixels = image.shape[0] * image.shape[1]
+            while self._handles and (len(self._handles) >= KEPT or pixels + sum(many for _, many in self._handles.values()) > PIXELS):
                 self._handles.popitem(last=False)
+            self._handles[key] = segmenter.set_image(image, alpha), pixels
         self._handles.move_to_end(key)
-        return segmenter.predict(self._handles[key], prompt)
+        return segmenter.predict(self._handles[key][0], prompt)

@@ -72,7 +72,7 @@ def answer(problem: Sam3dError, status: int | None = None, headers: dict[str, st
 
 
 def install(app: FastAPI) -> None:
-    """Every error that leaves a call becomes an answer with our body."""
+    """Every error that leaves a call becomes an answer with our body; what nobody expected does so in gate.py."""
 
     @app.exception_handler(Sam3dError)
     async def ours(_: Request, problem: Sam3dError) -> Response:
@@ -98,10 +98,6 @@ def install(app: FastAPI) -> None:
             return answer(OptionError("This address doesn't know that method.", f"It knows: {headers['Allow']}."), 405, headers)
         kind = OptionError if problem.status_code < 500 else ServiceError
         return answer(kind(f"{problem.detail}."), problem.status_code, headers)
-
-    @app.exception_handler(Exception)
-    async def defect(request: Request, problem: Exception) -> Response:
-        return answer(ServiceError("The server made a mistake.", "This is a defect: please report it with the server's log."))
 
 
 def methods_at(request: Request) -> set[str]:

@@ -15,6 +15,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -22,9 +23,10 @@ from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ...contract.errors import BusyError, DeniedError, Sam3dError, TimeLimitError, TooLargeError
+from ...contract.errors import BusyError, DeniedError, Sam3dError, ServiceError, TimeLimitError, TooLargeError
 from .answers import Refused, answer
 from .limits import MIB, Limits
 
@@ -33,6 +35,7 @@ OPEN = ("/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz", "/api/v1/ses
 API = "/api/"
 FRAMES = "/api/v1/frames"
 _LARGE = {"/api/v1/images": "upload", "/api/v1/masks": "upload", FRAMES: "upload", "/api/v1/reconstruct": "wait"}
+log = logging.getLogger("sam3d.server")
 DRAIN_BYTES, DRAIN_TIME = 64 * MIB, 10.0  # of a refused body
 CSP = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self' blob: data:; "
@@ -46,6 +49,8 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
 }
+
+DEFECT = ServiceError("The server made a mistake.", "This is a defect: please report it with the server's log.")
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,7 @@ class Access:
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self.names_us(host):
             return DeniedError("This server has another name.", "Start it with --allow-host NAME if the name is right."), 421
-        foreign = origin is not None and origin not in self.origins and urlsplit(origin).netloc != host
+        foreign = origin is not None and origin not in self.origins and authority(origin) != host
         navigation = scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
         cross = headers.get("sec-fetch-site") == "cross-site" and not navigation and origin not in self.origins
         if foreign or cross:
@@ -104,6 +109,14 @@ class Access:
         if scope["path"].startswith(API) and scope["path"] not in OPEN and not self.knows(headers):
             return DeniedError("The call carries no valid token.", "Send the header Authorization: Bearer TOKEN."), 401
         return None
+
+
+def authority(origin: str) -> str:
+    """Name and port of an Origin; empty for `null` and for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def same(given: str, expected: str) -> bool:
@@ -123,7 +136,24 @@ class Gate:
             return
         headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
         body = _Body(receive, headers, self._most(scope["path"]), self.limits)
-        send = self._dressed(send, headers.get("origin"))
+        began, send = False, self._dressed(send, headers.get("origin"))
+
+        async def seen(message: Message) -> None:
+            nonlocal began
+            began = True
+            await send(message)
+
+        try:
+            await self._answer(scope, headers, body, seen)
+        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+            pass
+        except Exception:
+            if began:
+                raise
+            log.exception("%s %s", scope["method"], scope["path"])
+            await answer(DEFECT)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, headers: dict[str, str], body: _Body, send: Send) -> None:
         refused = self.access.check(scope, headers)
         if refused is not None:
             extra = {"WWW-Authenticate": "Bearer"} if refused[1] == 401 else {}

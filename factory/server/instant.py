@@ -45,21 +45,44 @@ def from_files(service: Service, files: Sequence[BinaryIO], fields: Mapping[str,
         raise OptionError("`params` is no JSON object of parameters.", "docs/cli.md lists them.", detail=str(problem)) from None
     with service.decoding:
         image, alpha = pictures.decode(files[0].read(), service.limits)
+        intake.check_room(service, len(files) - 1, image.shape[1::-1])
         masks = [pictures.mask_of(file.read(), image.shape[:2], service.limits) for file in files[1:]]
         return _begin(service, image, alpha, masks, settings)
 
 
-def from_json(service: Service, body: models.InstantIn) -> Instant:
-    """Raises a Sam3dError."""
+def from_json(service: Service, text: bytes) -> Instant:
+    """One body at a time is taken apart: as Python's objects its numbers need many times the room. Raises a Sam3dError."""
+    with service.decoding:
+        return _from_json(service, _parsed(text))
+
+
+def _parsed(text: bytes) -> models.InstantIn:
+    try:
+        return models.InstantIn.model_validate(json.loads(text))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        raise OptionError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.", "docs/api.md says what this call takes.") from None
+    except (ValueError, RecursionError) as problem:
+        raise OptionError(f"The body is no JSON: {problem}.", "docs/api.md says what this call takes.") from None
+
+
+def _from_json(service: Service, body: models.InstantIn) -> Instant:
     switches = {name: getattr(body, name) for name in ("with_mesh_postprocess", "with_texture_baking", "use_distillations")}
     settings = {**compat.parameters(**switches), **given(body.params)}
-    with service.decoding:
-        image, alpha = pictures.decode(_base64(body.image.value), service.limits)
-        masks: list[np.ndarray] = []
-        if body.mask_input is not None:
-            found = compat.mask_input(body.mask_input, image.shape[:2], kind=body.mask_kind)
-            masks = [mask.astype(np.uint8) * 255 for mask in found]
-        return _begin(service, image, alpha, masks, settings, body.output_meshes, body.output_scene)
+    limits = service.limits
+    image, alpha = pictures.decode(_base64(body.image.value), limits)
+    masks: list[np.ndarray] = []
+    if body.mask_input is not None:
+        found = compat.mask_input(
+            body.mask_input,
+            image.shape[:2],
+            kind=body.mask_kind,
+            most=limits.max_mask_pixels,
+            check_file=lambda data: pictures.check_file(data, limits),
+        )
+        intake.check_room(service, len(found), image.shape[1::-1])
+        masks = [mask.view(np.uint8) * np.uint8(255) for mask in found]
+    return _begin(service, image, alpha, masks, settings, body.output_meshes, body.output_scene)
 
 
 def _begin(

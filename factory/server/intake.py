@@ -27,7 +27,7 @@ def job(service: Service, body: models.JobIn, common: dict[str, Any] | None = No
             raise MaskError(f"The mask {id[:12]}... selects nothing.", "Select the object.")
     if not body.mask_ids and not picture["has_alpha"]:
         raise MaskError("The picture has no transparency, and no mask was given.", "Send a mask, or a picture with alpha.")
-    _check_room(service, max(1, len(body.mask_ids)), size)
+    check_room(service, max(1, len(body.mask_ids)), size)
     if "back_image" in settings:
         service.vault.meta("image", settings["back_image"])
     if body.names and len(body.names) != max(1, len(body.mask_ids)):
@@ -46,7 +46,8 @@ def job(service: Service, body: models.JobIn, common: dict[str, Any] | None = No
     )
 
 
-def _check_room(service: Service, masks: int, size: tuple[int, int]) -> None:
+def check_room(service: Service, masks: int, size: tuple[int, int]) -> None:
+    """size: width, height. Raises MaskError for more masks than a job may have."""
     limits = service.limits
     if masks > limits.max_masks or masks * size[0] * size[1] > limits.max_mask_pixels:
         raise MaskError(
@@ -58,7 +59,8 @@ def _check_room(service: Service, masks: int, size: tuple[int, int]) -> None:
 def again(service: Service, row: Row) -> NewJob:
     """A new job like one that there was. Raises NotFoundError where what it was made of is gone."""
     masks = tuple(json.loads(row["masks"]))
-    for kind, id in (("image", row["image"]), ("frame", row["frame"]), *(("mask", id) for id in masks)):
+    back = json.loads(row["params"]).get("back_image")
+    for kind, id in (("image", row["image"]), ("image", back), ("frame", row["frame"]), *(("mask", id) for id in masks)):
         if id is not None:
             service.vault.meta(kind, id)
     return NewJob(
@@ -90,10 +92,11 @@ def frame(service: Service, aside: Path, sha: str, name: str, priority: int) -> 
         raise ProtocolError(f"A {type(message).__name__} is no piece of work.")
     key = params.digest({"frame": sha})
     if isinstance(message, messages.Reconstruct):
-        _check_room(service, len(message.request.masks), (message.request.image.shape[1], message.request.image.shape[0]))
+        check_room(service, len(message.request.masks), (message.request.image.shape[1], message.request.image.shape[0]))
         key = message.request.content_key()
     service.vault.put("frame", sha, aside, {})
-    return NewJob(request_key=key, kind=kind, name=safe_filename(name), frame=sha, priority=priority)
+    # What is prepared lies in the worker's memory: a result of earlier says nothing of today's.
+    return NewJob(request_key=key, kind=kind, name=safe_filename(name), frame=sha, priority=priority, fresh=kind == "prepare")
 
 
 _FRAMED: dict[type, str] = {messages.Reconstruct: "reconstruct", messages.Prepare: "prepare", messages.Export: "export"}

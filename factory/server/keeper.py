@@ -6,12 +6,12 @@ import logging
 import threading
 import time
 
-from ...contract.errors import Sam3dError
 from .limits import Limits
 from .store import Store
 from .vault import Vault
 
 EVERY = 300.0  # seconds
+ORPHANED = 300.0  # seconds for which a result stays whose jobs were deleted: somebody may be asking for it now
 log = logging.getLogger("sam3d.server")
 
 
@@ -22,7 +22,7 @@ def tidy(store: Store, vault: Vault, limits: Limits, now: float | None = None) -
     for job in gone:
         store.delete(job)
     store.drop_empty_batches(moment - limits.keep_jobs)
-    for kind, id in vault.unused(moment - limits.keep_files):
+    for kind, id in vault.unused(moment - limits.keep_files, moment - min(limits.keep_files, ORPHANED)):
         vault.drop(kind, id)
     return len(gone)
 
@@ -45,7 +45,7 @@ class Keeper:
         while True:
             try:
                 tidy(self._store, self._vault, self._limits)
-            except (Sam3dError, OSError) as problem:
-                log.warning("tidying up failed: %s", problem)
+            except Exception:  # a full disk, for one: this thread is what may end that
+                log.exception("tidying up failed")
             if self._stop.wait(EVERY):
                 return

@@ -13,7 +13,7 @@ class Limits:
 
     max_body: of an uploaded picture or mask. max_json: of any other call's body. max_frame: of a request in the worker's own form (client/remote.py).
     max_pixels, max_side: of a picture, looked up in its header. max_mask_pixels: of all masks of a job together. max_uploads: bodies that are received
-    at once; max_segments: segmentations of one client at once. body_silence: without a byte of a body that was announced; body_time: for a whole body; head_time: for a request's head.
+    at once; max_segments: segmentations of one client, under way or waiting. body_silence: without a byte of a body that was announced; body_time: for a whole body; head_time: for a request's head.
     attempts: at one job. job_time: for one attempt. keep_jobs: after the end; keep_files: pictures and masks that no job refers to. quota: of all files; None: what the disk has, less `reserve`.
     """
 
@@ -25,7 +25,7 @@ class Limits:
     max_masks: int = 32
     max_mask_pixels: int = 320_000_000
     max_uploads: int = 8
-    max_segments: int = 2
+    max_segments: int = 4
     max_queue: int = 1000
     max_batch: int = 500
     max_sync: int = 8

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...contract.errors import ImageError, MaskSizeError
-from ...contract.images import Picture, read_image
+from ...contract.images import Picture, opened, read_image
 from ...contract.masks import parse_masks
 from .limits import Limits
 from .vault import Vault
@@ -43,6 +43,13 @@ def sniff(head: bytes) -> None:
     """Only three decoders ever see what a stranger sends; a name and a declared content type count for nothing. Raises ImageError."""
     if not (head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")):
         raise ImageError("These bytes are no PNG, JPEG or WebP.", _HINT)
+
+
+def check_file(data: bytes, limits: Limits) -> None:
+    """By its first bytes and its header, before anything is decoded. Raises ImageError."""
+    sniff(data[:16])
+    with opened(data, max_pixels=limits.max_pixels):
+        pass
 
 
 def decode(data: bytes, limits: Limits) -> tuple[np.ndarray, np.ndarray | None]:

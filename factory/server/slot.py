@@ -6,6 +6,7 @@ A second thread writes what was made: the worker begins the next job meanwhile. 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 import traceback
@@ -24,6 +25,7 @@ from .vault import Vault
 
 TICK = 0.1  # seconds between two looks at a running job's cancel flag and time limit
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
+RECORD_EVERY = 1.0  # seconds between two attempts to write to a database that can't be written
 PAUSES = (0.0, 0.5, 2.0, 8.0, 30.0)  # seconds after so many deaths of a worker in a row
 log = logging.getLogger("sam3d.server")
 
@@ -97,10 +99,12 @@ class Slot:
     def _run(self) -> None:
         try:
             self._greet()
-            while (row := self._next()) is not None:
-                self.job = row["id"]
+            while not self._stop.is_set():
                 try:
-                    self._attempt(row)
+                    row = self._next()
+                    if row is not None:
+                        self.job = row["id"]
+                        self._attempt(row)
                 except Exception:  # not of the job: the database, most likely
                     log.exception("slot %s", self.name)
                     self._stop.wait(1.0)
@@ -151,7 +155,8 @@ class Slot:
                     self._written.result()
                     self._written = self._writer.submit(self._write, row, key, piece, made, began)
                     return
-                self._store.succeeded(job, key, work.summary(meta), cached=True, seconds=round(time.perf_counter() - began, 3))
+                told = work.summary(meta)
+                self._surely(lambda: self._store.succeeded(job, key, told, cached=True, seconds=round(time.perf_counter() - began, 3)))
             except BaseException:
                 self._keys.give(key)
                 raise
@@ -175,8 +180,9 @@ class Slot:
                 meta = work.write_scene(place, made, about, key, seconds)
             else:
                 meta = work.write_files(place, made, about, key, seconds)
-            self._vault.record_result(key, meta)
-            self._store.succeeded(row["id"], key, work.summary(meta), cached=False, seconds=round(time.perf_counter() - began, 3))
+            told = work.summary(meta)
+            self._surely(lambda: self._vault.record_result(key, meta))
+            self._surely(lambda: self._store.succeeded(row["id"], key, told, cached=False, seconds=round(time.perf_counter() - began, 3)))
         except Exception as problem:
             self._failed(row, problem)
         finally:
@@ -194,7 +200,7 @@ class Slot:
                 continue
             if not begun:
                 begun = True
-                self._store.running(job)
+                self._surely(lambda: self._store.running(job))
             if isinstance(event, Done):
                 return event.scene
             if isinstance(event, Failed):
@@ -214,10 +220,13 @@ class Slot:
         return JobCancelled("The job was cancelled.") if self._store.cancel_asked(job) else None
 
     def _say(self, job: str, event: Event) -> None:
-        if isinstance(event, Progress):
-            self._store.progress(job, event.stage, event.step, event.total, event.fraction, event.eta)
-        elif isinstance(event, Log):
-            self._store.log(job, event.level, event.text)
+        try:
+            if isinstance(event, Progress):
+                self._store.progress(job, event.stage, event.step, event.total, event.fraction, event.eta)
+            elif isinstance(event, Log):
+                self._store.log(job, event.level, event.text)
+        except sqlite3.Error as problem:  # no reason to end a job
+            log.warning("job %s: what it says can't be written: %s", job, problem)
 
     def _failed(self, row: Row, problem: Exception) -> None:
         job = row["id"]
@@ -232,6 +241,10 @@ class Slot:
         self._deaths = self._deaths + 1 if isinstance(problem, WorkerError) else 0
         if isinstance(problem, OutOfMemoryError):
             self._backend.close()  # a fresh worker has the most memory
+        self._surely(lambda: self._end(row, problem, again))
+
+    def _end(self, row: Row, problem: Sam3dError, again: bool) -> None:
+        job = row["id"]
         if isinstance(problem, _Stopping):
             self._store.lost(job, problem, counted=False)
         elif isinstance(problem, JobCancelled) or (again and self._store.cancel_asked(job)):
@@ -240,6 +253,16 @@ class Slot:
             self._store.lost(job, problem)
         else:
             self._store.failed(job, problem)
+
+    def _surely(self, record: Callable[[], None]) -> None:
+        """Write down the end of an attempt, when the disk is full as soon as it isn't any more: nobody else would ever look at this job again."""
+        while True:
+            try:
+                return record()
+            except sqlite3.Error as problem:
+                log.error("slot %s: the database can't be written: %s", self.name, problem)
+                if self._stop.wait(RECORD_EVERY):
+                    raise
 
 
 class _Stopping(JobCancelled):

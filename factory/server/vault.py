@@ -148,17 +148,21 @@ class Vault:
             if re.fullmatch(SHA, folder.name) and ("result", folder.name) not in known and self.result(folder.name) is None:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def unused(self, before: float) -> list[tuple[str, str]]:
-        """Files that no job refers to and that were last used before a moment."""
+    def unused(self, before: float, results_before: float) -> list[tuple[str, str]]:
+        """Files that no job refers to and that were last used before a moment; for results it is another one."""
         rules = {
-            "image": "SELECT image FROM jobs WHERE image IS NOT NULL",
+            "image": "SELECT image FROM jobs WHERE image IS NOT NULL"
+            " UNION SELECT json_extract(params, '$.back_image') FROM jobs WHERE json_extract(params, '$.back_image') IS NOT NULL",
             "mask": "SELECT value FROM jobs, json_each(jobs.masks)",
             "frame": "SELECT frame FROM jobs WHERE frame IS NOT NULL AND status != 'succeeded'",  # large, and its result is there
             "result": "SELECT result FROM jobs WHERE result IS NOT NULL",
         }
         found = []
         for kind, rule in rules.items():
-            rows = self._db.rows(f"SELECT id FROM files WHERE kind = ? AND used < ? AND id NOT IN ({rule})", (kind, before))
+            rows = self._db.rows(
+                f"SELECT id FROM files WHERE kind = ? AND used < ? AND id NOT IN ({rule})",
+                (kind, results_before if kind == "result" else before),
+            )
             found += [(kind, str(row["id"])) for row in rows]
         thumbs = self._db.rows(
             "SELECT id FROM files WHERE kind = 'thumb' AND substr(id, 1, 64) NOT IN (SELECT id FROM files WHERE kind = 'image')"

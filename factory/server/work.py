@@ -14,7 +14,7 @@ import numpy as np
 
 from ...contract import messages
 from ...contract.backend import Backend, Reconstruction
-from ...contract.errors import EmptyMaskError, InputError, MaskError, ProtocolError
+from ...contract.errors import EmptyMaskError, InputError, MaskError, OutputError, ProtocolError, StorageError
 from ...contract.frames import encode_frame, read_frame
 from ...contract.request import ReconstructRequest
 from ...contract.scene import Scene
@@ -45,7 +45,9 @@ def _pictured(vault: Vault, row: Row) -> Work:
     settings, names = json.loads(row["params"]), tuple(json.loads(row["names"]))
     masks = json.loads(row["masks"])
     if masks:
-        soft = np.stack([pictures.load_mask(vault, id) for id in masks])
+        soft = np.empty((len(masks), *image.shape[:2]), np.uint8)  # one after the other: together they may be as large as everything else
+        for at, id in enumerate(masks):
+            soft[at] = pictures.load_mask(vault, id)
         hard = soft >= 128
     elif alpha is not None:
         soft = alpha[None]
@@ -56,7 +58,7 @@ def _pictured(vault: Vault, row: Row) -> Work:
         raise EmptyMaskError("A mask selects nothing.")
     behind = settings.get("back_image")
     fields = params.record_fields(settings, None if behind is None else _rgba(vault, behind))
-    has_edges = bool(((soft > 0) & (soft < 255)).any())
+    has_edges = any(bool(((mask > 0) & (mask < 255)).any()) for mask in soft)
     request = ReconstructRequest(image=image, masks=hard, alpha=soft if has_edges else None, names=names, **fields)
     return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())
 
@@ -93,7 +95,7 @@ def _framed(vault: Vault, row: Row) -> Work:
 
 
 def write_scene(place: output.Place, scene: Scene, about: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
-    """Write a scene and its files; returns its meta.json. Raises OutputError."""
+    """Write a scene and its files; returns its meta.json. Raises StorageError."""
     bare = messages.JobDone(0, scene.replace(files={}))
     files: dict[str, Any] = {**scene.files, SCENE: b"".join(encode_frame(*messages.to_wire(bare)))}
     meta = {"name": place.name, "key": key, "parameters": about, **output.described(scene), "seconds": round(seconds, 3)}
@@ -106,7 +108,12 @@ def write_files(place: output.Place, files: dict[str, bytes], about: dict[str, A
 
 
 def _written(place: output.Place, files: dict[str, Any], meta: dict[str, Any]) -> dict[str, Any]:
-    return {**meta, "files": output.write_result(place, files, meta, owner="server")}
+    try:
+        return {**meta, "files": output.write_result(place, files, meta, owner="server")}
+    except OutputError as problem:  # its words name a folder of this machine, and this error is the caller's to read
+        raise StorageError(
+            "The result can't be written.", "Look at the disk of the server's data folder.", detail=str(problem)
+        ) from problem
 
 
 def summary(meta: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from ....contract.errors import StorageError
 from .. import intake, models, views
 from ..store import Once
 from . import Serves, router
@@ -32,13 +33,14 @@ async def add_frame(
     key: Key = None,
 ) -> models.JobOut:
     """Queue a request in the worker's own form. Its scene is the file `scene.frame` of the job, message JobDone."""
+    await run_in_threadpool(service.vault.check_room, int(request.headers.get("content-length", 0)))
     aside = service.vault.spool / secrets.token_hex(16)
     try:
         sha = await _spool(request, aside)
         new = await run_in_threadpool(intake.frame, service, aside, sha, name, priority)
     finally:
         await run_in_threadpool(_forget, aside)
-    done = await run_in_threadpool(service.dispatcher.find, new.request_key)
+    done = None if new.fresh else await run_in_threadpool(service.dispatcher.find, new.request_key)
     row, made = service.store.add(new, None if key is None else Once(key, sha), done)
     response.status_code = 201 if made and not done else 200
     response.headers["Location"] = f"{views.V1}/jobs/{row['id']}"
@@ -48,13 +50,18 @@ async def add_frame(
 async def _spool(request: Request, aside: FilePath) -> str:
     """The body into a file; returns its sha256. It is never in memory as a whole here."""
     digest = hashlib.sha256()
-    file = await run_in_threadpool(open, aside, "xb")
     try:
-        async for chunk in request.stream():
-            digest.update(chunk)
-            await run_in_threadpool(file.write, chunk)
-    finally:
-        await run_in_threadpool(file.close)
+        file = await run_in_threadpool(open, aside, "xb")
+        try:
+            async for chunk in request.stream():
+                digest.update(chunk)
+                await run_in_threadpool(file.write, chunk)
+        finally:
+            await run_in_threadpool(file.close)
+    except OSError as problem:
+        raise StorageError(
+            f"The body can't be kept: {problem.strerror or problem}.", "Look at the disk of the server's data folder."
+        ) from problem
     return digest.hexdigest()
 
 

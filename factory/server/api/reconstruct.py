@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from ....contract.errors import ImageError, OptionError
@@ -54,12 +52,12 @@ async def reconstruct(
     if kind == "multipart/form-data":
         async with request.form(max_files=service.limits.max_masks + 1, max_fields=8) as form:
             files, fields = _sorted(form)
+            usual: Answer = "glb"
+            answer = answer or _answer(fields)  # before there is a job that nobody would wait for
             new = await run_in_threadpool(instant.from_files, service, files, fields)
-        usual: Answer = "glb"
-        answer = answer or _answer(fields)
     elif kind == "application/json":
         usual = "json"
-        new = await run_in_threadpool(instant.from_json, service, _parsed(await request.body()))
+        new = await run_in_threadpool(instant.from_json, service, await request.body())
     else:
         raise OptionError("The body is neither a form nor JSON.", "Send multipart/form-data or application/json.")
     row = await instant.wait(service, request, new.job)
@@ -90,13 +88,3 @@ def _answer(fields: Mapping[str, str]) -> Answer | None:
     if given in (None, "json", "glb", "ply"):
         return given  # type: ignore[return-value]
     raise OptionError(f"There is no answer {given[:40]!r}.", "Choose json, glb or ply.")
-
-
-def _parsed(body: bytes) -> models.InstantIn:
-    try:
-        return models.InstantIn.model_validate(json.loads(body))
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        raise OptionError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.", "docs/api.md says what this call takes.") from None
-    except (ValueError, RecursionError) as problem:
-        raise OptionError(f"The body is no JSON: {problem}.", "docs/api.md says what this call takes.") from None

@@ -66,8 +66,8 @@ async def segment(service: Serves, request: Request, id: models.Sha, body: Segme
     client = request.client.host if request.client else ""
     session = f"{client} {body.session}" if body.session else f"{client} {secrets.token_hex(8)}"
     desk = desk_of(request)
-    async with desk.turn(session):
-        with service.flight(f"segment {client}", service.limits.max_segments):
+    with service.flight(f"segment {client}", service.limits.max_segments):  # those who wait for their turn count
+        async with desk.turn(session):
             masks = await run_in_threadpool(_segment, service, desk, id, prompt, body.engine)
     return SegmentOut(masks=masks)
 
