@@ -39,6 +39,7 @@ from .job import LocalJob
 V1 = "/api/v1"
 SILENCE = 45.0  # seconds without a byte of a stream, which pings every 15
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)  # seconds between attempts to reach the server
+GOODBYE = 10.0  # seconds for which a server that is gone is tried again for a job that was cancelled
 
 
 class RemoteBackend:
@@ -201,8 +202,6 @@ class _Errand:
     def _errand(self) -> Event:
         key = secrets.token_hex(16)
         self._id = str(self._patiently(lambda: self._send(key))["id"])
-        if self.cancelled.is_set():
-            self.tell_cancel()
         self._watch()
         told = self._patiently(lambda: self._backend._ask("GET", f"{V1}/jobs/{self._id}"))
         if told["status"] == "failed":
@@ -224,17 +223,23 @@ class _Errand:
 
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """`call`, and again for a while where the server is gone or busy. Raises what it raised last."""
-        end, pauses = time.monotonic() + self._backend._patience, iter(PAUSES)
+        end, pauses, leaving = time.monotonic() + self._backend._patience, iter(PAUSES), False
         while True:
             try:
                 return call()
             except (UnreachableError, BusyError) as problem:
                 pause = next(pauses, PAUSES[-1])
                 if time.monotonic() + pause > end:
+                    if self.cancelled.is_set():
+                        raise _Stop from problem
                     raise
                 reason = problem
-            if self.cancelled.wait(pause) and self._id is None:
-                raise _Stop from reason  # nobody there knows of it
+            if self.cancelled.wait(pause):
+                if self._id is None:
+                    raise _Stop from reason  # nobody there knows of it
+                if not leaving:
+                    leaving, end = True, min(end, time.monotonic() + GOODBYE)
+                time.sleep(pause)
 
     def _send(self, key: str) -> dict[str, Any]:
         head = next(self._frame())
@@ -250,6 +255,8 @@ class _Errand:
             nonlocal last, over
             backend = self._backend
             headers = {"Accept": "text/event-stream", "Last-Event-ID": str(last)}
+            if self.cancelled.is_set():  # maybe while nobody could be told: the job was on its way, or the server was gone
+                self.tell_cancel()
             try:
                 with backend._call("GET", f"{V1}/jobs/{self._id}/events", headers=headers, silence=SILENCE) as answer:
                     if answer.status != 200:
@@ -301,6 +308,8 @@ class _Errand:
                 found = read_frame(answer.readinto)
         except (OSError, http.client.HTTPException) as problem:
             raise self._backend._unreachable(problem) from problem
+        except ProtocolError as problem:
+            raise UnreachableError("The scene arrived damaged.", "Try again.") from problem
         if found is None:
             raise UnreachableError("The scene arrived empty.", "Try again.")
         scene: Scene = messages.from_wire(*found, messages.FROM_WORKER).scene

@@ -196,6 +196,55 @@ def test_a_server_that_comes_back_finishes_the_job(tmp_path: Path) -> None:
         assert job.result().seed == 1002
 
 
+def test_cancel_while_the_server_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told when it is there again; and asked some times for that, not some thousand times."""
+    calls: list[str] = []
+    real = RemoteBackend._call
+
+    def counted(self: RemoteBackend, method: str, path: str, **more: object) -> object:
+        calls.append(path)
+        return real(self, method, path, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RemoteBackend, "_call", counted)
+    with on_port(tmp_path) as (url, server), RemoteBackend(url, patience=30) as remote:
+        job = remote.reconstruct(request(1030))
+        while not isinstance(job.poll(10), Progress):
+            pass
+        server.stop()
+        calls.clear()
+        job.cancel()
+        time.sleep(1.0)
+        assert len(calls) < 12
+        server.start()
+        with pytest.raises(JobCancelled):
+            job.result()
+        end = time.monotonic() + 10
+        while server.service.store.counts()["canceled"] != 1 and time.monotonic() < end:
+            time.sleep(0.02)
+        assert server.service.store.counts()["canceled"] == 1
+
+
+def test_a_cancelled_job_does_not_wait_for_a_server_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("comfyui_sam3d.client.remote.GOODBYE", 0.5)
+    with on_port(tmp_path) as (url, server), RemoteBackend(url, patience=60) as remote:
+        job = remote.reconstruct(request(1030))
+        while not isinstance(job.poll(10), Progress):
+            pass
+        server.close()
+        began = time.monotonic()
+        job.cancel()
+        assert isinstance(list(job)[-1], Cancelled) and time.monotonic() - began < 10
+
+
+def test_what_is_prepared_is_prepared_again(url: str) -> None:
+    """It lies in a worker's memory: a result of yesterday would say that it is there when it isn't."""
+    with RemoteBackend(url) as remote:
+        for _ in range(2):
+            list(remote.prepare(PrepareRequest(image=request().image)))
+        jobs = [job for job in remote._ask("GET", "/api/v1/jobs?limit=200")["jobs"] if job["kind"] == "prepare"]
+    assert len(jobs) >= 2 and not any(job["cached"] for job in jobs)
+
+
 def test_the_environment_names_the_server(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAM3D_SERVER", url)
     with open_backend() as backend:
