@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -30,7 +31,7 @@ def steps() -> list[tuple[str, str]]:
     """(instruction, value) of the image itself in order, as an independent parser reads them; and the arguments before its FROM."""
     everything = all_steps()
     (last,) = [i for i, step in enumerate(everything) if step == ("FROM", "${BASE}")]
-    assert [name for name, _ in everything[:last]] == ["ARG", "FROM", "WORKDIR", "COPY", "RUN"], "before it, the page's stage"
+    assert [name for name, _ in everything[:last]] == ["ARG", "FROM", "WORKDIR", "COPY", "COPY", "RUN"], "before it, the page's stage"
     return [everything[0], *everything[last:]]
 
 
@@ -123,8 +124,16 @@ def test_the_page_is_built_in_the_image(steps):
     assert ("COPY", "factory/web .") in stage and any(
         name == "RUN" and "npm ci" in value and "npm run build" in value for name, value in stage
     )
+    (place,) = [value for name, value in stage[: stage.index(("FROM", "${BASE}"))] if name == "WORKDIR"]
+    root = place[: -len("/factory/web")]
+    into = dict(copies(stage[: stage.index(("FROM", "${BASE}"))]))
+    for source in (ROOT / "factory" / "web" / "src").rglob("*.ts*"):  # what it takes from outside its folder
+        for path in re.findall(r'from "((?:\.\./)+[^"]+)"', source.read_text(encoding="utf-8")):
+            named = Path(os.path.normpath(source.parent / path)).relative_to(ROOT).parts[0]
+            assert named == "factory" or into.get(named) == f"{root}/{named}", path
+            assert named in {name.split("/")[0] for name in kept()}
     dist = page_build.BUILT.relative_to(ROOT).as_posix()
-    assert ("COPY", f"--from=page /page/dist {dist}") in steps
+    assert ("COPY", f"--from=page {place}/dist {dist}") in steps
     (stamp,) = [value for name, value in steps if name == "RUN" and "page_build" in value]
     assert all(hasattr(page_build, name) and name in stamp for name in ("BUILT", "STAMP", "digest"))
     modal = pytest.importorskip("modal", reason="layer `modal`: its reader of .dockerignore")
@@ -170,7 +179,7 @@ def kept() -> set[str]:
 def test_only_the_package_goes_into_the_image():
     modal = pytest.importorskip("modal", reason="layer `modal`: its reader of .dockerignore")
     ignored = modal.FilePatternMatcher(*IGNORE.read_text(encoding="utf-8").splitlines())
-    outside = {"tests", "benchmarks", "docs", "deploy", "examples", "example_workflows", ".ci"}
+    outside = {"tests", "benchmarks", "docs", "deploy", "example_workflows", ".ci"}
     missing = {n for n in tracked() if n.split("/")[0] not in outside and not Path(n).name.startswith(".")} - kept()
     assert missing == set(), "of the package, nothing is left out"
     assert {n.split("/")[0] for n in kept()} & outside == set()
