@@ -54,12 +54,17 @@ def main(root: str, argv: Sequence[str]) -> int:
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         if options.dry_run:
-            return _plan(root, settings, options)
-        return {"install": _install, "plan": _plan, "status": _status, "doctor": _doctor, "repair": _repair, "uninstall": _uninstall}[
+            options.command = "plan"
+        code = {"install": _install, "plan": _plan, "status": _status, "doctor": _doctor, "repair": _repair, "uninstall": _uninstall}[
             options.command
         ](root, settings, options)
+        sys.stdout.flush()
+        return code
     except InstallError as error:
         return _failed(error, options)
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the interpreter's own last flush fails no more
+        return OK
     except OSError as problem:  # `install` and `repair` say it themselves
         text = f"{problem.strerror or problem}: {problem.filename or root}."
         return _failed(InstallError("E_PERM", text, "Check the disk and who owns this; then run the same command again."), options)

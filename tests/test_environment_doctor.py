@@ -267,6 +267,14 @@ def test_who_waited_for_an_uninstall_holds_a_lock_that_counts(tmp_path: Path) ->
 
 
 @posix
+def test_a_reader_that_goes_away_is_no_error(pack: ScratchPack) -> None:
+    with pack.start("install.py", "plan", "--json") as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait(60)) == ("", 0)
+
+
+@posix
 def test_uninstall_leaves_what_is_not_ours(pack: ScratchPack, fake: FakeUv) -> None:
     pack.write("_env/precious.txt", "mine")
     done = pack.run("install.py", "uninstall", **fake.variables())
