@@ -185,6 +185,14 @@ def test_a_defect_of_ours_fails_its_item_alone(batch, tmp_path, monkeypatch):
     assert "ZeroDivisionError: oh" in ran.only("failed")[0]["error"]["message"]
 
 
+def test_two_kills_are_enough(batch, tmp_path):
+    sprite(tmp_path / "in" / "a.png")
+    rows(tmp_path / "in", {"image": "a.png", "name": "dies", "seed": 666})
+    ran = batch("--retries", 5)
+    assert ran.code == 1 and [(e["attempt"], e["retry"]) for e in ran.only("failed")] == [(1, True), (2, False)]
+    assert manifest(tmp_path / "out")[-1]["status"] == "quarantined"
+
+
 def test_names_are_asked_for_while_lines_are_written(tmp_path):
     from comfyui_sam3d.factory.batch.ledger import Ledger
 

@@ -252,6 +252,7 @@ class _Run:
         if earlier is None or earlier["status"] not in ("failed", "quarantined"):
             earlier = {}
         before, kills = int(earlier.get("attempt", 0)), int(earlier.get("kills", 0))
+        forgiven = kills if earlier.get("status") == "quarantined" else 0  # asked for again by name
         for number in range(1, self.options.retries + 2):
             attempt = before + number
             self.post("item", name=item.name, image=item.identity[0], masks=list(item.identity[1]), rule=item.pair.rule, attempt=attempt)
@@ -263,10 +264,11 @@ class _Run:
                 return
             except Exception as problem:
                 error = problem if isinstance(problem, Sam3dError) else _defect(problem)
-                again = number <= self.options.retries and isinstance(error, (WorkerError, OutOfMemoryError)) and not self._stop_now()
-                seconds = round(time.perf_counter() - start, 3)
                 kills += isinstance(error, (WorkerCrashed, WorkerHung))
+                again = number <= self.options.retries and isinstance(error, (WorkerError, OutOfMemoryError)) and not self._stop_now()
+                again = again and kills - forgiven < KILLS  # however many attempts were allowed
                 quarantined = kills >= KILLS and not again
+                seconds = round(time.perf_counter() - start, 3)
                 status, said = ("quarantined", {"quarantined": True}) if quarantined else ("failed", {})
                 more = {"attempt": attempt, "kills": kills, "seconds": seconds, "error": error_event(error), "time": _now()}
                 self.ledger.append(entry_of(item, status, stamp=stamp, key=key, **more))
