@@ -175,3 +175,43 @@ def test_back_and_forth_between_results(visit: Visit) -> None:
     visit.page.wait_for_function("(url) => location.href !== url", arg=now)
     visit.result()
     assert json.loads(visit.page.evaluate("() => localStorage.getItem('sam3d.params')"))["seed"] == 11
+
+
+def test_a_line_that_breaks_loses_nothing(visit: Visit) -> None:
+    """Neither the job that the address names, nor what was marked in the picture."""
+    seeded(visit, 12, "steak")
+    visit.result()
+    page, left = visit.page, {"jobs/": 2, "images/": 3}
+
+    def sometimes(route: Any) -> None:
+        part = next((one for one in left if one in route.request.url), None)
+        if part is not None and left[part] > 0:
+            left[part] -= 1
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/jobs/*", sometimes)
+    page.route("**/api/v1/images/*", sometimes)
+    page.reload()
+    visit.result()
+    assert left["jobs/"] == 0 and left["images/"] < 3
+    visit.stage.wait_for()
+    visit.problems[:] = [text for text in visit.problems if "ERR_FAILED" not in text]
+
+
+def test_a_tab_that_nobody_sees_listens_to_nothing(visit: Visit) -> None:
+    """A browser has six connections to a server for all tabs together."""
+    page = visit.page
+    page.add_init_script(
+        "const Real = EventSource; window.open_ = 0; window.EventSource = class extends Real { constructor(url) { super(url); window.open_++; } close() { super.close(); window.open_--; } };"
+    )
+    page.reload()
+    page.get_by_test_id("health").wait_for()
+    streams = "() => window.open_"
+    assert page.evaluate(streams) == 1
+    hide = "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true }); document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    assert page.evaluate(streams) == 0
+    page.evaluate(hide, False)
+    assert page.evaluate(streams) == 1

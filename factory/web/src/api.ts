@@ -92,15 +92,31 @@ export const api = {
   cancelBatch: (id: string) => call<Batch>(`batches/${id}/cancel`, { method: "POST" }),
 };
 
-/** Tells of every change of a job, or of all jobs. The browser reconnects by itself; meanwhile, and where events can't pass, a slow clock asks. */
+/** Tells of every change of a job, or of all jobs. The browser reconnects by itself; meanwhile, and where events can't pass, a slow clock asks. A tab that
+ * nobody sees listens to nothing: a browser has six connections to a server for all its tabs, and each stream takes one. */
 export function watch(job: string | null, changed: (kind: string, data: Record<string, unknown>) => void): () => void {
-  const source = new EventSource(job ? `${V1}/jobs/${job}/events` : `${V1}/events`);
-  for (const kind of ["status", "progress", "output", "done"])
-    source.addEventListener(kind, (event) => changed(kind, JSON.parse((event as MessageEvent<string>).data) as Record<string, unknown>));
-  const clock = setInterval(() => source.readyState !== EventSource.OPEN && changed("poll", {}), 3000);
+  let source: EventSource | null = null;
+  const look = () => {
+    if (document.hidden) {
+      source?.close();
+      source = null;
+    } else if (!source) {
+      source = new EventSource(job ? `${V1}/jobs/${job}/events` : `${V1}/events`);
+      for (const kind of ["status", "progress", "output", "done"])
+        source.addEventListener(kind, (event) => changed(kind, JSON.parse((event as MessageEvent<string>).data) as Record<string, unknown>));
+    }
+  };
+  const seen = () => {
+    look();
+    if (source) changed("poll", {}); // what has happened meanwhile
+  };
+  look();
+  document.addEventListener("visibilitychange", seen);
+  const clock = setInterval(() => source && source.readyState !== EventSource.OPEN && changed("poll", {}), 3000);
   return () => {
+    document.removeEventListener("visibilitychange", seen);
     clearInterval(clock);
-    source.close();
+    source?.close();
   };
 }
 

@@ -128,7 +128,7 @@ function Token({ open, onDone }: { open: boolean; onDone: () => void }) {
   const [text, setText] = useState("");
   const [problem, setProblem] = useState<unknown>(null);
   return (
-    <Modal open={open} onClose={() => undefined} label={say("token.title")} className="m-auto w-full max-w-sm rounded-2xl border border-line bg-card p-6 text-ink">
+    <Modal open={open} label={say("token.title")} className="m-auto w-full max-w-sm rounded-2xl border border-line bg-card p-6 text-ink">
       <form
         className="grid gap-4"
         onSubmit={(event) => {

@@ -13,11 +13,12 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
   const [next, setNext] = useState<string | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   const timer = useRef(0);
+  const paged = useRef(false); // further pages were asked for: `next` is theirs
   const load = useCallback(async () => {
     try {
       const found = await api.jobs();
       setJobs((before) => [...found.jobs, ...(before ?? []).filter((job) => job.id < (found.jobs[found.jobs.length - 1]?.id ?? "~"))].filter((job) => job.kind === "reconstruct"));
-      setNext((before) => before ?? found.next);
+      if (!paged.current) setNext(found.next);
       setProblem(null);
     } catch (problem) {
       setProblem(problem);
@@ -36,9 +37,14 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
     };
   }, [load]);
   const more = async () => {
-    const found = await api.jobs(next);
-    setJobs((before) => [...(before ?? []), ...found.jobs.filter((job) => job.kind === "reconstruct")]);
-    setNext(found.next);
+    try {
+      const found = await api.jobs(next);
+      paged.current = true;
+      setJobs((before) => [...(before ?? []), ...found.jobs.filter((job) => job.kind === "reconstruct" && !before?.some((one) => one.id === job.id))]);
+      setNext(found.next);
+    } catch {
+      // the button stays
+    }
   };
   const forget = async (job: Job) => {
     await api.forget(job.id).catch(() => undefined);

@@ -35,6 +35,9 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
     };
   }, [doc, picture]);
 
+  const source = Math.max(picture.width, picture.height) > 2048 ? thumbnail(picture.id, 1024) : fullPicture(picture.id);
+  /** A picture that the server has no more can't be worked on; one that didn't arrive is no reason to forget what was marked in it. */
+  const missing = () => void fetch(source).then((answer) => answer.status === 404 && state.open(null), () => undefined);
   const scale = Math.min(1, 1024 / Math.max(picture.width, picture.height));
   const width = Math.max(1, Math.round(picture.width * scale));
   const height = Math.max(1, Math.round(picture.height * scale));
@@ -151,7 +154,7 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
         onKeyDown={key}
         onBlur={() => setCross(null)}
       >
-        <img src={Math.max(picture.width, picture.height) > 2048 ? thumbnail(picture.id, 1024) : fullPicture(picture.id)} alt="" draggable={false} className="block size-full" onError={() => state.open(null)} />
+        <img src={source} alt="" draggable={false} className="block size-full" onError={missing} />
         <canvas ref={canvas} width={width} height={height} className="pointer-events-none absolute inset-0 size-full" />
         {drawnBox && (
           <div

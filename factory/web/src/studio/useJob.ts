@@ -23,22 +23,33 @@ export function useJob(id: string | null): { job: Job | null; gone: boolean; ref
         if (isOver(found)) stop?.();
         return found;
       } catch (problem) {
-        if (current && problem instanceof ApiError && (problem.status === 404 || problem.status === 422)) setGone(true);
+        if (current && problem instanceof ApiError && (problem.status === 404 || problem.status === 422)) {
+          current = false;
+          setGone(true);
+        }
       }
     };
-    void load().then((found) => {
-      if (!current || !found || isOver(found)) return;
+    let later = 0;
+    const begin = async () => {
+      const found = await load();
+      if (!current || (found && isOver(found))) return;
+      if (!found) {
+        later = window.setTimeout(() => void begin(), 2000); // the line, or the server, is away
+        return;
+      }
       stop = watch(id, (kind, data) => {
         if (kind === "progress") setJob((job) => job && { ...job, status: job.status === "queued" ? "running" : job.status, stage: data.stage as string, progress: Math.max(job.progress, data.progress as number), eta_s: data.eta_s as number | null });
         else if (kind === "status" && data.status === "running") setJob((job) => job && { ...job, status: data.status as Status });
         else if (kind !== "output") void load();
       });
-    });
+    };
+    void begin();
     // Where it stands in the queue changes without an event of its own.
     const clock = setInterval(() => setJob((job) => (job?.status === "queued" && void load(), job)), 2000);
     return () => {
       current = false;
       clearInterval(clock);
+      clearTimeout(later);
       stop?.();
     };
   }, [id, round]);

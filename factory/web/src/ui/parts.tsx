@@ -75,8 +75,8 @@ export function ErrorNote({ problem, onClose }: { problem: unknown; onClose?: ()
   );
 }
 
-/** A modal dialog, the browser's own: it keeps the focus inside, and Escape closes it. */
-export function Modal(props: { open: boolean; onClose: () => void; label: string; className: string; children: ReactNode }) {
+/** A modal dialog, the browser's own: it keeps the focus inside, and Escape closes it. Without onClose it can't be left: there is nothing behind it yet. */
+export function Modal(props: { open: boolean; onClose?: () => void; label: string; className: string; children: ReactNode }) {
   const ref = useRef<HTMLDialogElement>(null);
   useEffect(() => {
     const dialog = ref.current;
@@ -84,7 +84,17 @@ export function Modal(props: { open: boolean; onClose: () => void; label: string
     if (!props.open && dialog?.open) dialog.close();
   }, [props.open]);
   return (
-    <dialog ref={ref} aria-label={props.label} className={props.className} onClose={props.onClose} onClick={(event) => event.target === ref.current && props.onClose()}>
+    <dialog
+      ref={ref}
+      aria-label={props.label}
+      className={props.className}
+      onCancel={(event) => !props.onClose && event.preventDefault()}
+      onClose={() => {
+        if (props.onClose) props.onClose();
+        else if (props.open) ref.current?.showModal(); // browsers let a second Escape through
+      }}
+      onClick={(event) => event.target === ref.current && props.onClose?.()}
+    >
       {props.open && props.children}
     </dialog>
   );

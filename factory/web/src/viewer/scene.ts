@@ -203,7 +203,9 @@ export class Scene3d {
     this.observer.disconnect();
     this.controls.dispose();
     this.clear();
+    this.spark.dispose();
     this.renderer.dispose();
+    this.renderer.forceContextLoss(); // else its memory stays until the canvas is collected, and a browser has some sixteen contexts for all pages
   }
 }
 
