@@ -135,7 +135,7 @@ class _Reader:
             raise MaskError(f"{count} masks are too many.", f"Give at most {MAX_MASKS} at once.")
         if count * math.prod(self.size) > self.most:
             raise MaskError(
-                f"{count} masks of this size need more than {self.most >> 20} MiB.", "Give fewer at once, or a smaller picture."
+                f"{count} masks of this size need more than {self.most / (1 << 30):.3g} GiB.", "Give fewer at once, or a smaller picture."
             )
 
     # -- pixels
