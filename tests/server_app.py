@@ -171,3 +171,7 @@ def on_port(root: Path, *, limits: Limits = SMALL, access: Access | None = None,
         yield found.url, found
     finally:
         found.close()
+
+
+def post_image(client: TestClient, data: bytes, **options: object) -> object:
+    return client.post(f"{V1}/images", files={"file": ("x.png", data, "image/png")}, **options)  # type: ignore[arg-type]

@@ -1,0 +1,261 @@
+"""Too much, too slow, too long: uploads at once, slow clients, the queue, time, disk and age (docs/server.md, "What is kept out")."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comfyui_sam3d.contract.errors import Sam3dError, StorageError
+from comfyui_sam3d.factory.server.keeper import tidy
+from comfyui_sam3d.factory.server.limits import MIB
+from fastapi.testclient import TestClient
+
+from .server_app import SMALL, V1, encoded, error, on_port, post_image, send_image, send_job, server, wait
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with server(tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+def test_more_uploads_at_once_than_allowed(tmp_path: Path) -> None:
+    """Each of 24 parallel uploads is stored, or answered 429 with the whole answer, although its body was still under way."""
+    rng = np.random.default_rng(0)
+    pictures = [encoded(rng.integers(0, 256, (300, 300, 3), np.uint8), compress_level=0) for _ in range(24)]
+    found: list[tuple[int, dict[str, object]]] = []
+    with on_port(tmp_path, limits=replace(SMALL, max_uploads=2)) as (url, _):
+        threads = [threading.Thread(target=lambda data=data: found.append(upload(url, data))) for data in pictures]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(found) == 24 and {status for status, _ in found} <= {201, 429}
+    assert any(status == 201 for status, _ in found)
+    for status, body in found:
+        assert "id" in body if status == 201 else body["error"]["code"] == "E_BUSY"  # type: ignore[index]
+
+
+def upload(url: str, data: bytes) -> tuple[int, dict[str, object]]:
+    boundary = "xxxxxxxxxxxx"
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
+    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    host = url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=120)
+    try:
+        connection.request("POST", f"{V1}/images", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.full
+def test_200_uploads_of_30_megabytes_stay_under_a_gigabyte(tmp_path: Path) -> None:
+    import psutil
+
+    from .server_process import Served
+
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 256, (3200, 3200, 3), np.uint8)
+    found: list[tuple[int, dict[str, object]]] = []
+    with Served(tmp_path) as served:
+        peak, over = 0, threading.Event()
+
+        def weigh() -> None:
+            nonlocal peak
+            process = psutil.Process(served.pid)
+            while not over.wait(0.02):
+                peak = max(peak, process.memory_info().rss)
+
+        watcher = threading.Thread(target=weigh)
+        watcher.start()
+        data = [encoded(np.roll(base, n, axis=0), compress_level=0) for n in range(8)]
+        assert 29 * MIB < len(data[0]) < 31 * MIB
+        threads = [threading.Thread(target=lambda n=n: found.append(upload(served.url, data[n % 8]))) for n in range(200)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        over.set()
+        watcher.join()
+    assert len(found) == 200 and {status for status, _ in found} <= {200, 201, 429}
+    print(f"peak {peak / MIB:.0f} MiB, {sum(status != 429 for status, _ in found)} stored")
+    assert peak < 1 << 30
+
+
+@pytest.mark.full
+def test_the_largest_picture_stays_under_a_gigabyte(tmp_path: Path) -> None:
+    import psutil
+
+    from .server_process import Served
+
+    pixels = np.zeros((5000, 8000, 4), np.uint8)
+    pixels[1000:4000, 1000:7000] = (200, 100, 50, 200)
+    data = encoded(pixels)
+    with Served(tmp_path) as served:
+        process = psutil.Process(served.pid)
+        peak, over = 0, threading.Event()
+
+        def weigh() -> None:
+            nonlocal peak
+            while not over.wait(0.005):
+                peak = max(peak, process.memory_info().rss)
+
+        watcher = threading.Thread(target=weigh)
+        watcher.start()
+        status, _ = upload(served.url, data)
+        over.set()
+        watcher.join()
+    assert status == 201
+    print(f"peak {peak / MIB:.0f} MiB")
+    assert peak < 1 << 30
+
+
+def said(connection: socket.socket) -> bytes:
+    """All that comes until the server closes the connection."""
+    found = b""
+    connection.settimeout(10)
+    while part := connection.recv(65536):
+        found += part
+    return found
+
+
+def test_slow_clients_are_let_go(tmp_path: Path) -> None:
+    limits = replace(SMALL, head_time=0.4, body_silence=0.4, body_time=0.9)
+    with on_port(tmp_path, limits=limits) as (url, _):
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        with socket.create_connection(address) as silent, socket.create_connection(address) as dripping:
+            dripping.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127")
+            for connection in (silent, dripping):
+                answer = said(connection)
+                assert b" 408 " in answer and b"E_TIME_LIMIT" in answer
+        head = b"POST /api/v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
+        with socket.create_connection(address) as stuck:
+            stuck.sendall(head)
+            answer = said(stuck)
+            assert answer.startswith(b"HTTP/1.1 408 ") and b"E_TIME_LIMIT" in answer
+        with socket.create_connection(address) as dripping:
+            dripping.sendall(head)
+            began = time.monotonic()
+            try:
+                for _ in range(60):
+                    dripping.sendall(b" ")
+                    time.sleep(0.05)
+            except OSError:
+                pass
+            assert b"E_TIME_LIMIT" in said(dripping) or time.monotonic() - began < 3
+        with socket.create_connection(address) as kept:  # a connection that is kept has the same time for its next head
+            kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            time.sleep(0.1)
+            kept.sendall(b"GET /heal")
+            assert said(kept).count(b"HTTP/1.1 ") == 2
+
+
+def test_http_that_is_none(tmp_path: Path) -> None:
+    with on_port(tmp_path) as (url, _):
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        for text in (b"\x16\x03\x01\x02\0\x01\0\x01", b"GET / HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 20000 + b"\r\n"):
+            with socket.create_connection(address) as connection:
+                connection.sendall(text)
+                connection.shutdown(socket.SHUT_WR)
+                try:
+                    said(connection)
+                except ConnectionError:
+                    pass
+        with socket.create_connection(address) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b'"ok"' in said(connection)
+
+
+def test_the_queue_pushes_back(tmp_path: Path) -> None:
+    with server(tmp_path, limits=replace(SMALL, max_queue=2)) as client:
+        first = send_job(client, params={"seed": 1020})
+        wait(client, first["id"], ("running",))
+        for n in range(2):
+            send_job(client, params={"seed": n})
+        answer = client.post(f"{V1}/jobs", json={"image_id": first["image_id"]})
+        error(answer, 429, "E_BUSY")
+        assert int(answer.headers["retry-after"]) >= 1
+        client.post(f"{V1}/jobs/{first['id']}/cancel")
+
+
+def test_a_job_has_its_time(tmp_path: Path) -> None:
+    with server(tmp_path) as client:
+        wait(client, send_job(client)["id"])  # what a worker loads at its first job isn't timed
+        for slot in client.app.state.service.dispatcher.slots:  # type: ignore[attr-defined]
+            slot._limits = replace(SMALL, job_time=1.5)
+        job = wait(client, send_job(client, params={"seed": 1020})["id"])
+        assert job["status"] == "failed" and job["error"]["code"] == "E_TIME_LIMIT" and job["attempts"] == 1
+        assert wait(client, send_job(client, params={"seed": 1})["id"])["status"] == "succeeded"  # the worker works on
+
+
+def test_the_share_of_the_disk(tmp_path: Path) -> None:
+    with server(tmp_path, limits=replace(SMALL, quota=40_000)) as client:
+        rng = np.random.default_rng(0)
+        image = send_image(client, alpha=True)
+        job = wait(client, send_job(client, image_id=image["id"])["id"])
+        assert job["status"] == "succeeded"
+        error(post_image(client, encoded(rng.integers(0, 256, (150, 150, 3), np.uint8))), 507, "E_STORAGE")
+        service = client.app.state.service  # type: ignore[attr-defined]
+        with pytest.raises(StorageError):
+            service.vault.check_room(1 << 50)
+        before = service.vault.used()
+        client.delete(f"{V1}/jobs/{job['id']}")
+        tidy(service.store, service.vault, replace(SMALL, keep_files=-1.0))
+        assert service.vault.used() < before and not list((tmp_path / "results").iterdir())
+
+
+def test_old_jobs_go_with_their_files(tmp_path: Path) -> None:
+    with server(tmp_path) as client:
+        service = client.app.state.service  # type: ignore[attr-defined]
+        old = wait(client, send_job(client, params={"seed": 1})["id"])
+        kept = send_job(client, params={"seed": 1020})
+        wait(client, kept["id"], ("running",))
+        later = time.time() + 40 * 86400
+        assert tidy(service.store, service.vault, service.limits, later) == 1
+        error(client.get(f"{V1}/jobs/{old['id']}"), 404, "E_NOT_FOUND")
+        assert client.get(f"{V1}/images/{kept['image_id']}").status_code == 200  # a job that runs still needs it
+        client.post(f"{V1}/jobs/{kept['id']}/cancel")
+        wait(client, kept["id"])
+        tidy(service.store, service.vault, service.limits, later + 80 * 86400)
+        assert service.vault.used() == 0 and not list(tmp_path.glob("images/*/*.png"))
+
+
+def test_one_server_for_each_folder(tmp_path: Path) -> None:
+    with server(tmp_path) as _, pytest.raises(Sam3dError, match="in use"), server(tmp_path):
+        pass
+
+
+def test_segmentations_that_wait_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One works, and nobody may line up hundreds behind it."""
+    from comfyui_sam3d.factory.segment.desk import Desk
+
+    free = threading.Event()
+
+    def slow(*_: object) -> list[object]:
+        free.wait(10)
+        return []
+
+    monkeypatch.setattr(Desk, "predict", slow)
+    with server(tmp_path, limits=replace(SMALL, max_segments=3)) as client:
+        url = f"{V1}/images/{send_image(client)['id']}/segment"
+        found: list[int] = []
+        threads = [threading.Thread(target=lambda: found.append(client.post(url, json={}).status_code)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        end = time.monotonic() + 5
+        while found.count(429) < 5 and time.monotonic() < end:
+            time.sleep(0.01)
+        free.set()
+        for thread in threads:
+            thread.join()
+    assert sorted(found) == [200] * 3 + [429] * 5
