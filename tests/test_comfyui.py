@@ -3,6 +3,8 @@
 COMFYUI_PATH     the source tree            COMFYUI_PYTHON   its interpreter (default: this one)
 COMFY_CLI        comfy-cli's command        CHROMIUM         a browser; NODE_PATH must hold playwright-core
 SAM3D_SHOTS      a folder that the canvas test's screenshots are left in, to be looked at
+
+One file, over 500 lines: all of it shares a host that takes half a minute to start.
 """
 
 from __future__ import annotations
