@@ -1,4 +1,7 @@
-"""Weights on the disk: random ones in the official layout, loaded strictly, converted, verified, damaged in many ways; settings that are refused; where is looked."""
+"""Weights on the disk: random ones in the official layout, loaded strictly, converted, verified, damaged in many ways; settings that are refused; where is looked.
+
+A little over 500 lines: all of it damages the same folder of random weights, which is made once.
+"""
 
 from __future__ import annotations
 
