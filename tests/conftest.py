@@ -26,6 +26,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="also run the long counts: soaks, kill matrices, browsers")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Property tests draw the same examples in every run, so that a red suite is about the change at hand; `--full` draws new ones."""
+    if importlib.util.find_spec("hypothesis") is None:  # a machine with a GPU and few packages
+        return
+    import hypothesis
+
+    hypothesis.settings.register_profile("same", derandomize=True)
+    if not config.getoption("--full"):
+        hypothesis.settings.load_profile("same")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--full"):
         return

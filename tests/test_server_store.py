@@ -247,7 +247,7 @@ class Life(RuleBasedStateMachine):
         try:
             row, _ = self.store.add(new(key, priority=priority))
         except BusyError:
-            assert self.store.queued() == 8
+            assert self.store.queued() >= 8  # more where a kill put claimed jobs back: what was taken in is never refused
             return
         self.known[row["id"]] = 0
 
