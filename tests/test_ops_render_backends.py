@@ -48,6 +48,8 @@ def test_optional_backends(name: str) -> None:
     """Refused in words where they can't run; where they can, they draw what ours draw."""
     ball, cameras, splats = sphere(), orbit([0.5, 2.0], [0.2, 0.1], size=64).to(DEVICE), [t.to(DEVICE) for t in as_tensors(some_splats())]
     screen, faces = cameras.project(ball[0].to(DEVICE)), ball[1].to(DEVICE)
+    if name == "nvdiffrast":  # it rounds corners to this grid, which alone changes the nearest face in 1.8 % of these pixels
+        screen[..., :2] = (16 * screen[..., :2]).round() / 16
     call = (lambda: splatting.splat(*splats, cameras, depth=True)) if name == "gsplat" else (lambda: draw(screen, faces, 64, cull="back"))
     ours = call()
     if not backends.has(name) or (not CUDA and name != "pytorch3d"):
