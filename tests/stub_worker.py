@@ -5,7 +5,7 @@
 Each mask becomes one lopsided pyramid with a texture, as large as the mask's bounding box, and one splat for each of its corners. The seed
 decides what goes wrong:
 
-    1000 + n   takes n seconds, in steps of 0.05 s
+    1000 + n   takes n seconds, in steps of 0.05 s; sends a preview first
     666        dies by SIGKILL in the middle
     667        raises
     668        prints into stdout, from Python and from C
@@ -42,6 +42,7 @@ def misbehave(seed: int, job: Job) -> None:
         time.sleep(3)
     if 1000 <= seed < 2000:
         steps = (seed - 1000) * 20
+        job.preview(np.full((300, 900, 3), (40, 120, 110), np.uint8))
         for i in range(steps):
             job.step("sampling", i, steps)
             time.sleep(0.05)

@@ -46,6 +46,10 @@ class Dispatcher:
     def hello(self) -> Hello | None:
         return next((slot.hello for slot in self.slots if slot.hello is not None), None)
 
+    def preview(self, job: str) -> bytes | None:
+        """The last picture that a running job sent, as a PNG."""
+        return next((slot.preview for slot in self.slots if slot.job == job), None)
+
     def find(self, request_key: str) -> tuple[str, dict[str, Any]] | None:
         """The key and the summary of a complete result of this request, where it is known what `auto` means and the result is there."""
         hello = self.hello

@@ -13,12 +13,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Progress, Reconstruction
+from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Preview, Progress, Reconstruction
 from ...contract.errors import JobCancelled, OutOfMemoryError, Sam3dError, SetupError, TimeLimitError, WorkerError
 from ...contract.messages import Hello
 from ...contract.scene import Scene
 from ...contract.version import VERSION
-from . import params, work
+from . import params, previews, work
 from .limits import Limits
 from .store import Row, Store
 from .vault import Vault
@@ -55,7 +55,7 @@ class Keys:
 
 
 class Slot:
-    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started."""
+    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started; `preview`: the last picture that its job sent, as a PNG."""
 
     def __init__(
         self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, keys: Keys, open_backend: Open
@@ -64,6 +64,8 @@ class Slot:
         self.hello: Hello | None = None
         self.problem: Sam3dError | None = None
         self.job: str | None = None
+        self.preview: bytes | None = None
+        self._previewed = 0.0
         self._store, self._vault, self._limits, self._keys = store, vault, limits, keys
         self._backend = open_backend(environment)
         self._deaths = 0
@@ -108,7 +110,7 @@ class Slot:
                 except Exception:  # not of the job: the database, most likely
                     log.exception("slot %s", self.name)
                     self._stop.wait(1.0)
-                self.job = None
+                self.job = self.preview = None
                 self._stop.wait(PAUSES[min(self._deaths, len(PAUSES) - 1)])
         finally:
             self._writer.shutdown()  # waits for what is being written
@@ -225,6 +227,10 @@ class Slot:
                 self._store.progress(job, event.stage, event.step, event.total, event.fraction, event.eta)
             elif isinstance(event, Log):
                 self._store.log(job, event.level, event.text)
+            elif isinstance(event, Preview) and time.monotonic() - self._previewed >= previews.EVERY:
+                self._previewed = time.monotonic()
+                self.preview = previews.png(event.image)
+                self._store.previewed(job)
         except sqlite3.Error as problem:  # no reason to end a job
             log.warning("job %s: what it says can't be written: %s", job, problem)
 

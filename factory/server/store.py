@@ -275,6 +275,11 @@ class Store:
             self._event(job, "log", {"level": level, "text": text[:2000]})
         self._said(job)
 
+    def previewed(self, job: str) -> None:
+        """There is a new picture of the job; the event holds no picture, whoever wants it asks for it."""
+        self._event(job, "preview", {})
+        self._said(job)
+
     def unfinished(self) -> list[Row]:
         """Those that a server which is no more had claimed."""
         return self._db.rows("SELECT * FROM jobs WHERE status IN ('starting', 'running') ORDER BY n")
@@ -320,7 +325,7 @@ class Store:
             if to == Status.SUCCEEDED:
                 self._event(job, "output", {"files": sorted(json.loads(fields["outputs"])["files"])})
             if over:
-                db.execute("DELETE FROM events WHERE job = ? AND kind = 'progress'", (job,))
+                db.execute("DELETE FROM events WHERE job = ? AND kind IN ('progress', 'preview')", (job,))
                 self._event(job, "done", {"status": to.value, "error": json.loads(fields["error"]) if fields.get("error") else None})
 
 

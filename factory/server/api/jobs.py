@@ -8,7 +8,7 @@ from fastapi import Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, StreamingResponse
 
-from ....contract.errors import ConflictError
+from ....contract.errors import ConflictError, NotFoundError
 from ....contract.names import safe_filename
 from .. import archive, events, intake, models, views
 from ..store import Once, Row
@@ -23,12 +23,13 @@ _EVENT = {
     "required": ["data"],
 }
 _SSE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "Events: status, progress, log, output, done."}
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "Events: status, progress, preview, log, output, done."}
 }
 _TYPES = {".glb": "model/gltf-binary", ".png": "image/png", ".webp": "image/webp", ".mp4": "video/mp4", ".json": "application/json"}
 _FILE: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {} for kind in ("application/octet-stream", *_TYPES.values())}, "description": "The file."}
 }
+_PREVIEW: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}, "description": "The picture."}}
 _ZIP: dict[int | str, dict[str, Any]] = {200: {"content": {"application/zip": {}}, "description": "An archive."}}
 
 
@@ -95,6 +96,15 @@ async def all_events(
 ) -> StreamingResponse:
     """What happens to all jobs, from now or from Last-Event-ID on."""
     return _stream(service, None, last, service.store.last_event(), once)
+
+
+@routes.get("/jobs/{id}/preview", response_class=Response, responses=_PREVIEW)
+async def get_preview(service: Serves, id: models.JobId) -> Response:
+    """The last picture that a running job has sent of its work; 404 where there is none. A `preview` event says that there is a new one."""
+    found = service.dispatcher.preview(id)
+    if found is None:
+        raise NotFoundError("There is no picture of this job's work.", "It is there while the job runs, with the engine sam3d.")
+    return Response(found, media_type="image/png", headers={"Cache-Control": "no-store"})
 
 
 @routes.get("/jobs/{id}/files/{name:path}", response_class=FileResponse, responses=_FILE)

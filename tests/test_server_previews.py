@@ -1,0 +1,47 @@
+"""A running job's picture of its work, over HTTP."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("fastapi")
+
+from comfyui_sam3d.factory.server import previews
+
+from .server_app import V1, error, events, send_job, server, wait
+
+
+def test_a_preview_is_small_and_its_shape_stays() -> None:
+    image = np.zeros((300, 900, 3), np.uint8)
+    image[:, 450:] = (10, 200, 30)
+    found = np.asarray(Image.open(io.BytesIO(previews.png(image))))
+    assert found.shape == (171, 512, 3) and tuple(found[80, 400]) == (10, 200, 30)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(previews.png(image[:20, :30])))), image[:20, :30])
+
+
+def test_the_preview_is_there_while_the_job_runs(tmp_path: Path) -> None:
+    with server(tmp_path) as client:
+        job = send_job(client, params={"seed": 1030})["id"]
+        wait(client, job, ("running",))
+        end = time.monotonic() + 20
+        while (answer := client.get(f"{V1}/jobs/{job}/preview")).status_code != 200:
+            assert time.monotonic() < end, answer.text
+            time.sleep(0.02)
+        assert answer.headers["content-type"] == "image/png" and answer.headers["cache-control"] == "no-store"
+        assert Image.open(io.BytesIO(answer.content)).size == (512, 171)
+        told = client.app.state.service.store.events(job, 0)
+        assert [row["kind"] for row in told].count("preview") == 1
+        client.post(f"{V1}/jobs/{job}/cancel")
+        wait(client, job)
+        end = time.monotonic() + 20
+        while client.get(f"{V1}/jobs/{job}/preview").status_code != 404:  # it goes with the attempt, a moment after the job's end
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        error(client.get(f"{V1}/jobs/{job}/preview"), 404, "E_NOT_FOUND")
+        assert "preview" not in [one["event"] for one in events(client.get(f"{V1}/jobs/{job}/events").text)]
