@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MAX_PIXELS = 80_000_000  # below the size at which Pillow itself warns
 MAX_BYTES = 512 << 20  # of a file
+_STRIP = 4_000_000  # pixels turned into sRGB at once
 _ORIENTATION = 0x0112  # the EXIF tag
 _KINDS = "Give a PNG, JPEG, WebP, BMP, TIFF or still GIF."
 _lock = threading.RLock()  # Python's warning filters are global; one reader at a time may change them
@@ -191,8 +192,19 @@ def _picture(found: Image) -> Picture:
             raise ImageError(f"The picture has {turned.mode} pixels, whose range is unknown.", "Convert it to 8 or 16 bits first.")
         colour = np.repeat(grey[..., None], 3, axis=2)
     else:
-        colour = np.array(_in_srgb(turned, profile), np.uint8)
+        colour = _colours(turned, profile)
     return Picture(colour, None if alpha is None or (alpha == 255).all() else alpha)
+
+
+def _colours(picture: Image, profile: Any) -> np.ndarray:
+    """uint8 (H, W, 3) in sRGB. Strip by strip: Pillow and numpy each hold copies on the way, together several times the picture."""
+    out = np.empty((picture.height, picture.width, 3), np.uint8)
+    rows = max(1, _STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        end = min(top + rows, picture.height)
+        strip = picture if end - top == picture.height else picture.crop((0, top, picture.width, end))
+        out[top:end] = np.asarray(_in_srgb(strip, profile))
+    return out
 
 
 def _in_srgb(picture: Image, profile: Any) -> Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tracemalloc
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ pytest.importorskip("fastapi")
 
 from comfyui_sam3d.contract.errors import ConflictError, OptionError
 from comfyui_sam3d.factory.segment import desk as desk_module
+from comfyui_sam3d.factory.segment import grow
 from comfyui_sam3d.factory.segment.cascade import Cascade
 from comfyui_sam3d.factory.segment.desk import Desk
 from comfyui_sam3d.factory.segment.prompt import Found, Point, Prompt
@@ -132,6 +134,38 @@ def test_a_large_picture_gets_a_mask_of_its_size() -> None:
     image = np.kron(scene(noisy=True), np.ones((6, 6, 1), np.uint8))
     (found,) = predict(image, Point(540, 720))
     assert found.mask.shape == image.shape[:2] and iou(found.mask, disc(723, 543, 300, H * 6, W * 6)) > 0.9
+
+
+def test_a_large_picture_takes_little_memory() -> None:
+    """The picture isn't kept, and no map of floats or of numbers of its size is made: 40 megapixels would take 160 MB each."""
+    image = np.kron(scene(noisy=True), np.ones((10, 10, 1), np.uint8))
+    alpha = np.kron(np.where(ONE | OTHER, 255, 0).astype(np.uint8), np.ones((10, 10), np.uint8))
+    cascade, pixels = Cascade(), alpha.size
+    for given, points, most in (
+        (None, [Point(900, 1200)], 2.5),
+        (alpha, [Point(900, 1200)], 5.0),
+        (alpha, [Point(900, 1200), Point(700, 1000, inside=False)], 6.0),
+    ):
+        handle = cascade.set_image(image, given)
+        kept = [value for value in vars(handle).values() if isinstance(value, np.ndarray)]
+        assert sum(value.nbytes for value in kept) <= pixels and not any(np.shares_memory(image, value) for value in kept)
+        cascade.predict(handle, Prompt(tuple(points)))  # what OpenCV sets up at first isn't counted
+        tracemalloc.start()
+        (found,) = cascade.predict(handle, Prompt(tuple(points)))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.mask.shape == alpha.shape and peak < most * pixels + (30 << 20), (points, peak / pixels)
+
+
+def test_strips_are_what_the_whole_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cv2
+
+    small = disc(20, 30, 12, 40, 60).astype(np.float32)
+    whole = cv2.GaussianBlur(cv2.resize(small, (611, 407), interpolation=cv2.INTER_LINEAR), (0, 0), 6.0)
+    monkeypatch.setattr(grow, "_STRIP", 611 * 30)
+    found = grow.grown(small, (407, 611), lambda part: part * 255, 6.0)
+    assert np.abs(found.astype(int) - (whole * 255).astype(int)).max() <= 1
+    assert np.array_equal(grow.grown(small, (40, 60), lambda part: part * 255), small * 255)
 
 
 def test_the_latest_click_wins() -> None:

@@ -19,7 +19,7 @@ from .sam2 import Sam2
 
 GROUP = "comfyui_sam3d.segmenters"
 KEPT = 4  # pictures that stay prepared
-PIXELS = 40_000_000  # of them together; a prepared picture takes about 8 bytes for each
+PIXELS = 40_000_000  # of them together; a prepared picture takes a byte for each at most (cascade.py)
 Load = Callable[[], "tuple[np.ndarray, np.ndarray | None]"]
 
 
@@ -86,10 +86,14 @@ class Desk:
             raise SetupError(f"The segmenter {name} can't be used here.", problem)
         key = (name, picture)
         if key not in self._handles:
-            image, alpha = load()
-            pixels = image.shape[0] * image.shape[1]
-            while self._handles and (len(self._handles) >= KEPT or pixels + sum(many for _, many in self._handles.values()) > PIXELS):
-                self._handles.popitem(last=False)
-            self._handles[key] = segmenter.set_image(image, alpha), pixels
+            self._prepare(key, segmenter, load)
         self._handles.move_to_end(key)
         return segmenter.predict(self._handles[key][0], prompt)
+
+    def _prepare(self, key: tuple[str, str], segmenter: Segmenter, load: Load) -> None:
+        """The picture itself is gone when this returns, unless the segmenter keeps it."""
+        image, alpha = load()
+        pixels = image.shape[0] * image.shape[1]
+        while self._handles and (len(self._handles) >= KEPT or pixels + sum(many for _, many in self._handles.values()) > PIXELS):
+            self._handles.popitem(last=False)
+        self._handles[key] = segmenter.set_image(image, alpha), pixels

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..cv import cv2
+from .grow import grown
 from .prompt import Prompt
 
 SIDE = 208  # pixels of the longer side of the small copy; time grows faster than the area, and 384 finds hardly more
@@ -51,13 +52,9 @@ class Small:
 
     def grown(self, mask: np.ndarray) -> np.ndarray:
         """Bool of the small copy -> uint8 (H, W) of the picture, its edge smooth."""
-        height, width = self.full
-        large = cv2().resize(mask.astype(np.float32), (width, height), interpolation=cv2().INTER_LINEAR)
         sigma = 0.6 / self.scale
-        if self.scale < 1:
-            large = cv2().GaussianBlur(large, (0, 0), sigma)
-        soft = (large - 0.5) * (2.5 * sigma) + 0.5  # an edge about one pixel wide, whatever the scale was
-        return np.asarray(np.clip(soft * 255, 0, 255), np.uint8)
+        sharp = 2.5 * sigma  # an edge about one pixel wide, whatever the scale was
+        return grown(mask, self.full, lambda large: ((large - 0.5) * sharp + 0.5) * 255, sigma if self.scale < 1 else 0.0)
 
 
 def find(small: Small, prompt: Prompt, allowed: np.ndarray | None = None) -> np.ndarray | None:

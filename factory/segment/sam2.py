@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...contract.errors import SetupError
+from .grow import grown
 from .prompt import Found, Prompt
 
 VARIABLE = "SAM3D_SAM2"
@@ -91,10 +92,13 @@ class Sam2:
         several = len(prompt.points) == 1 and prompt.box is None  # one click may mean a part or the whole: three answers
         with torch.inference_mode():
             out = model(image_embeddings=handle.features, multimask_output=several, **given)
-            large = torch.nn.functional.interpolate(
-                out.pred_masks[:, 0].float(), size=(height, width), mode="bilinear", align_corners=False
-            )[0]
-            masks = (torch.sigmoid(large) * 255).round().to(torch.uint8).cpu().numpy()
+        masks = [grown(one, handle.size, _chance) for one in out.pred_masks[0, 0].float().cpu().numpy()]
         scores = out.iou_scores.reshape(-1).float().clamp(0, 1).cpu().tolist()
         order = sorted(range(len(masks)), key=lambda at: -scores[at])
         return [Found(masks[at], scores[at], self.name) for at in order if (masks[at] >= 128).any()]
+
+
+def _chance(logits: np.ndarray) -> np.ndarray:
+    """The logistic function, 0 to 255, rounded."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.rint(255 / (1 + np.exp(-logits))))

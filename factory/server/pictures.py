@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ...contract.errors import ImageError, MaskSizeError
-from ...contract.images import Picture, opened, read_image
+from ...contract.images import Picture, grey_of, opened, read_image
 from ...contract.masks import parse_masks
 from .limits import Limits
 from .vault import Vault
@@ -144,8 +144,13 @@ def load_image(vault: Vault, id: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def load_mask(vault: Vault, id: str) -> np.ndarray:
-    """From the vault: uint8 (H, W)."""
-    return _grey(read_image(vault.path("mask", id)).image)
+    """From the vault, where masks are grey PNGs of our own: uint8 (H, W). Raises ImageError."""
+    try:
+        data = vault.path("mask", id).read_bytes()
+    except OSError:
+        raise ImageError("The mask's file is gone.", "Send the mask again.") from None
+    with opened(data) as found:
+        return grey_of(found)
 
 
 def thumbnail(vault: Vault, id: str, width: int) -> Path:
@@ -183,9 +188,7 @@ def _digest(kind: str, pixels: np.ndarray, alpha: np.ndarray | None) -> str:
 def _png(pixels: np.ndarray, alpha: np.ndarray | None = None) -> bytes:
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
-    if alpha is not None:
-        picture.putalpha(Image.fromarray(alpha))
+    picture = Image.fromarray(pixels if alpha is None else np.dstack([pixels, alpha]))  # four channels are taken as they lie there
     out = io.BytesIO()
     picture.save(out, format="PNG", compress_level=1)
     return out.getvalue()

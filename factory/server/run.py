@@ -14,6 +14,7 @@ from .app import make_app
 from .events import Hub
 from .gate import Access
 from .limits import Limits
+from .memory import give_back_large_blocks
 from .protocol import protocol
 from .service import Service
 
@@ -37,6 +38,7 @@ def run(
 ) -> None:
     """ready: called when nothing stands in the way any more. Raises a Sam3dError where the data folder can't be used."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    give_back_large_blocks()
     service = Service(data, limits, environments)
     app = make_app(service, access)
     ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import nullcontext
 from typing import Annotated, Literal
 
 from fastapi import Request
@@ -17,6 +18,7 @@ from ..service import Service
 from . import Serves, router
 
 routes = router("pictures")
+LIGHT = 4_000_000  # pixels of a picture whose segmentation waits for no upload: it takes 100 MB at most
 Pixel = Annotated[models.Whole, Field(ge=0, le=16384)]
 
 
@@ -68,7 +70,8 @@ async def segment(service: Serves, request: Request, id: models.Sha, body: Segme
     desk = desk_of(request)
     with service.flight(f"segment {client}", service.limits.max_segments):  # those who wait for their turn count
         async with desk.turn(session):
-            masks = await run_in_threadpool(_segment, service, desk, id, prompt, body.engine)
+            alone = known["width"] * known["height"] > LIGHT
+            masks = await run_in_threadpool(_segment, service, desk, id, prompt, body.engine, alone)
     return SegmentOut(masks=masks)
 
 
@@ -84,9 +87,11 @@ def _prompt(body: SegmentIn, width: int, height: int) -> Prompt:
     return Prompt(tuple(Point(p.x, p.y, bool(p.label)) for p in body.points), box, body.size)
 
 
-def _segment(service: Service, desk: Desk, image: str, prompt: Prompt, engine: str | None) -> list[SegmentMask]:
-    found = desk.predict(engine, image, lambda: pictures.load_image(service.vault, image), prompt)
-    return [_kept(service, image, one) for one in found]
+def _segment(service: Service, desk: Desk, image: str, prompt: Prompt, engine: str | None, alone: bool) -> list[SegmentMask]:
+    """alone: not while another large picture is in memory."""
+    with service.decoding if alone else nullcontext():
+        found = desk.predict(engine, image, lambda: pictures.load_image(service.vault, image), prompt)
+        return [_kept(service, image, one) for one in found]
 
 
 def _kept(service: Service, image: str, found: Found) -> SegmentMask:
