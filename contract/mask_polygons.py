@@ -11,32 +11,54 @@ at once; the same rounding is used, so the result is the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from .errors import MaskError
-from .mask_rle import runs_to_mask
 
 FINE = 5  # grid steps per pixel
 FURTHEST = 1e6  # pixels from the origin; beyond it coordinates are no pixels (and pycocotools overflows)
-MOST_CROSSINGS = 200_000_000  # edges times columns of one ring: what a few seconds can do
+A_RING = 700  # crossings that take as long as a ring does by itself
 _AT_ONCE = 1 << 21
 
 
-def fill_ring(points: np.ndarray, height: int, width: int) -> np.ndarray:
-    """One closed outline -> bool (H, W). points: (K, 2) float64, x then y in pixels, K >= 3; the last point joins the first.
+class Budget:
+    """How much work outlines may be, of one call together. most: bytes of all its masks, one a pixel. They may touch four times as many pixels, and cross a
+    64th as many columns: for the job server's 320 megapixels that is a matter of seconds, whatever somebody makes up."""
 
-    Raises MaskError for coordinates that aren't finite, or beyond any picture.
+    def __init__(self, most: int) -> None:
+        self._pixels, self._crossings = 4 * most, most // 64
+
+    def spend(self, *, pixels: int = 0, crossings: int = 0) -> None:
+        """Raises MaskError where nothing is left."""
+        self._pixels -= pixels
+        self._crossings -= crossings
+        if self._pixels < 0 or self._crossings < 0:
+            raise MaskError("The outlines are too many, or too intricate.", "Simplify them, give fewer at once, or give bitmaps or RLE.")
+
+
+def fill_rings(rings: Iterable[np.ndarray], height: int, width: int, budget: Budget) -> np.ndarray:
+    """The union of closed outlines -> bool (H, W). Each: (K, 2) float64, x then y in pixels, K >= 3; the last point joins the first.
+
+    Raises MaskError for coordinates that aren't finite, or beyond any picture, and where the budget is spent.
     """
-    if not np.isfinite(points).all() or np.abs(points).max(initial=0) > FURTHEST:
-        raise MaskError(f"A polygon has a coordinate that is no number, or beyond {FURTHEST:g} pixels.", "Give pixel coordinates.")
-    toggles = _toggles(points, height, width)
-    places, counts = np.unique(toggles, return_counts=True)
-    edges = places[counts % 2 == 1]  # two toggles of one place cancel
-    runs = np.diff(np.concatenate(([0], edges, [height * width])))
-    return runs_to_mask(runs, height, width)
+    columns = np.zeros((width, height), bool)
+    for points in rings:
+        if not np.isfinite(points).all() or np.abs(points).max(initial=0) > FURTHEST:
+            raise MaskError(f"A polygon has a coordinate that is no number, or beyond {FURTHEST:g} pixels.", "Give pixel coordinates.")
+        places, counts = np.unique(_toggles(points, height, width, budget), return_counts=True)
+        edges = places[counts % 2 == 1]  # two toggles of one place cancel
+        if not len(edges):
+            continue
+        first, end = int(edges[0]) // height, -(-int(edges[-1]) // height)  # columns; all else stays as it is
+        budget.spend(pixels=(end - first) * height)
+        runs = np.diff(np.concatenate(([first * height], edges, [end * height])))
+        columns[first:end] |= np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(-1, height)
+    return columns.T
 
 
-def _toggles(points: np.ndarray, height: int, width: int) -> np.ndarray:
+def _toggles(points: np.ndarray, height: int, width: int, budget: Budget) -> np.ndarray:
     """Where the mask changes: indices into the pixels in column order, 0 to height * width."""
     grid = np.trunc(FINE * points + 0.5).astype(np.int64)
     x0, y0 = grid.T
@@ -49,9 +71,7 @@ def _toggles(points: np.ndarray, height: int, width: int) -> np.ndarray:
     first = np.maximum(-((2 - low) // FINE), 0)
     last = np.minimum((high - 3) // FINE, width - 1)
     many = np.maximum(last - first + 1, 0)
-    total = int(many.sum())
-    if total > MOST_CROSSINGS:
-        raise MaskError(f"A polygon of {len(points)} points is too intricate.", "Simplify the outline, or give a bitmap.")
+    budget.spend(crossings=int(many.sum()) + A_RING)
     ends = np.cumsum(many)
     found, start = [np.zeros(0, np.int64)], 0
     while start < len(points):  # in batches, to bound the memory

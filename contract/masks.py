@@ -32,7 +32,7 @@ from .images import alpha_of, check_size, decoding, grey_of, is_pillow, opened, 
 from .mask_bitmaps import as_array, bitmaps, selected, to_size
 from .mask_files import coco_objects, declared_size, labelme_objects
 from .mask_kinds import KINDS, is_outlines, is_rle, named, nested, only, readings
-from .mask_polygons import fill_ring
+from .mask_polygons import Budget, fill_rings
 from .mask_rle import decode_counts, encode_rle, runs_to_mask
 from .request import MAX_MASKS, MAX_SIDE
 
@@ -57,7 +57,7 @@ def parse_masks(
 
     size: the picture's (H, W). kind: one of KINDS, or None to tell it from the value. resize: bring masks of another size to the
     picture's by nearest neighbour. image_id: which picture of a COCO file. allow_full: accept masks that select everything. most: bytes of all masks
-    together, one a pixel. check_file: is shown each picture file before it is opened, and raises an ImageError for one that shan't be.
+    together, one a pixel; it bounds the work of drawing outlines, too. check_file: is shown each picture file before it is opened, and raises an ImageError for one that shan't be.
 
     Raises MaskError, or one of its kinds: MaskKindError (unknown form, or two readings), MaskSizeError, EmptyMaskError,
     FullMaskError; OptionError for a `size` or `kind` that is none.
@@ -110,6 +110,7 @@ class _Reader:
     ) -> None:
         self.size, self.resize, self.image_id = size, resize, image_id
         self.most, self.check_file = most, check_file
+        self.budget = Budget(most)
 
     def read(self, value: Any, kind: str) -> np.ndarray:
         method: Callable[[Any], np.ndarray] = getattr(self, f"_{kind}")
@@ -200,10 +201,10 @@ class _Reader:
 
     def _polygons(self, value: Any) -> np.ndarray:
         flats = value if _is_list(value[0]) else [value]
-        return self._stack(flats, len(flats), lambda flat: _fill([flat], self.size))
+        return self._stack(flats, len(flats), lambda flat: self._fill([flat], self.size))
 
     def _points(self, value: Any) -> np.ndarray:
-        return _fill([np.asarray(value).reshape(-1)], self.size)[None]
+        return self._fill([np.asarray(value).reshape(-1)], self.size)[None]
 
     def _annotation(self, value: Any) -> np.ndarray:
         items = [value] if is_outlines(value) or not isinstance(value, (list, tuple)) else value
@@ -222,6 +223,10 @@ class _Reader:
             )
         return self._fit(runs_to_mask(decode_counts(item["counts"], height * width), height, width))
 
+    def _fill(self, flats: Iterable[Any], size: tuple[int, int]) -> np.ndarray:
+        """Rings as flat coordinates -> their union, bool (H, W)."""
+        return fill_rings((_ring(flat) for flat in flats), *size, self.budget)
+
     def _segmentation(self, item: Any, size: tuple[int, int]) -> np.ndarray:
         """One object's COCO `segmentation`, drawn on a picture of `size`, brought to the picture's own."""
         if is_rle(item):
@@ -230,7 +235,7 @@ class _Reader:
             raise MaskError(
                 f"A segmentation is a {type(item).__name__}, not an RLE or a list of polygons.", "Take COCO's `segmentation` as it is."
             )
-        return self._fit(_fill(item, size))
+        return self._fit(self._fill(item, size))
 
     # -- annotation files
 
@@ -281,14 +286,6 @@ def _pixels(picture: Any) -> tuple[np.ndarray, str]:
 
 def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
-
-
-def _fill(flats: Iterable[Any], size: tuple[int, int]) -> np.ndarray:
-    """Rings as flat coordinates -> their union, bool (H, W)."""
-    out = np.zeros(size, bool)
-    for flat in flats:
-        out |= fill_ring(_ring(flat), *size)
-    return out
 
 
 def _ring(flat: Any) -> np.ndarray:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from comfyui_sam3d.contract import parse_masks
 from comfyui_sam3d.contract.errors import EmptyMaskError, MaskError
-from comfyui_sam3d.contract.mask_polygons import FURTHEST, fill_ring
+from comfyui_sam3d.contract.mask_polygons import FURTHEST, Budget, fill_rings
 from comfyui_sam3d.contract.mask_rle import decode_counts, encode_rle, mask_to_runs, runs_to_mask
+from comfyui_sam3d.contract.masks import MAX_BYTES
 from hypothesis import given, settings
 
 coco = pytest.importorskip("pycocotools.mask")
@@ -21,6 +22,10 @@ def reference(rings: list[np.ndarray], height: int, width: int) -> np.ndarray:
     """What pycocotools draws: each ring filled, all merged."""
     codes = coco.frPyObjects([np.asarray(ring, float).ravel().tolist() for ring in rings], height, width)
     return coco.decode(coco.merge(codes)).astype(bool)
+
+
+def fill_ring(ring: np.ndarray, height: int, width: int) -> np.ndarray:
+    return fill_rings([ring], height, width, Budget(MAX_BYTES))
 
 
 def random_ring(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
@@ -96,6 +101,19 @@ def test_the_bounds_of_a_polygon() -> None:
             fill_ring(np.array([[0, 0], [bad, 0], [0, 5]]), 4, 4)
     with pytest.raises(MaskError, match="intricate"):
         fill_ring(np.tile([[-1.0, 0], [20000, 5]], (10_000, 1)), 16384, 16384)
+
+
+def test_the_outlines_of_one_call_have_one_budget() -> None:
+    """Each alone is small work. Half of a gigabyte of masks, or a few kilobytes of JSON: what counts is the time for which they would be drawn."""
+    dots, wide = [[5, 5, 8, 5, 8, 8]], [[0, 0, 2000, 0, 2000, 900, 0, 900]]
+    most = 40_000_000
+    drawn = parse_masks([dots * 500], (1000, 2000), kind="annotation", most=most)
+    np.testing.assert_array_equal(drawn, parse_masks([dots], (1000, 2000), kind="annotation"))
+    for many in ([dots * 2000], [wide * 100], [dots * 500] * 10, [[[0, y % 900, 2000, y % 800, 0, 900] for y in range(400)]]):
+        with pytest.raises(MaskError, match="too many, or too intricate"):
+            parse_masks(many, (1000, 2000), kind="annotation", most=most)
+    with pytest.raises(MaskError, match="too many, or too intricate"):
+        parse_masks([[x % 2 * 1999, x] for x in range(900)], (1000, 2000), kind="points", most=most)
 
 
 def test_many_crossings_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import ImageError
-from comfyui_sam3d.factory.server import pictures
+from comfyui_sam3d.factory.server import pictures, work
 
 
 def picture(folder: Path, seed: int, side: int = 40) -> Path:
@@ -46,3 +46,14 @@ def test_what_is_kept_can_not_be_changed_and_what_is_gone_is_gone(tmp_path: Path
     path.unlink()
     with pytest.raises(ImageError):
         recent.read(path)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (0, 0, 2), (2, 1, 1)])
+def test_masks_of_a_job_are_soft_where_one_of_them_is(order: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = np.zeros((3, 8, 9), np.uint8)
+    given[0, 2:4], given[1, 1:5], given[1, 2], given[2, :, 3:] = 255, 255, 60, 255
+    monkeypatch.setattr(pictures, "load_mask", lambda vault, id: given[int(id)])
+    hard, soft = work._masks(None, [str(n) for n in order], (8, 9))  # type: ignore[arg-type]
+    wanted = given[list(order)]
+    assert np.array_equal(hard, wanted >= 128)
+    assert (soft is None) == (1 not in order) and (soft is None or np.array_equal(soft, wanted))

@@ -221,6 +221,16 @@ def test_masks_in_json_are_counted_before_they_are_drawn(tmp_path: Path) -> None
         assert peak < 60 * MIB
 
 
+def test_outlines_in_json_have_a_budget(tmp_path: Path) -> None:
+    """Thousands of outlines for one mask would hold up everybody's pictures for minutes."""
+    with server(tmp_path, limits=replace(SMALL, max_mask_pixels=1_000_000)) as client:
+        outline = [5, 5, 15, 5, 15, 15]
+        assert instant(client, png(), [[outline] * 5]).status_code == 200  # type: ignore[attr-defined]
+        for many in ([[outline] * 5000], [[x % 2 * 23, x % 20] for x in range(5000)]):
+            found = error(instant(client, png(), many), 422, "E_MASK")
+            assert "RLE" in found["hint"]
+
+
 def test_masks_of_a_form_are_counted_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with server(tmp_path, limits=replace(SMALL, max_mask_pixels=1000)) as client:
         monkeypatch.setattr("comfyui_sam3d.factory.server.pictures.mask_of", None)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -71,7 +71,7 @@ def _from_json(service: Service, body: models.InstantIn) -> Instant:
     settings = {**compat.parameters(**switches), **given(body.params)}
     limits = service.limits
     image, alpha = pictures.decode(_base64(body.image.value), limits)
-    masks: list[np.ndarray] = []
+    masks: Iterable[np.ndarray] = ()
     if body.mask_input is not None:
         found = compat.mask_input(
             body.mask_input,
@@ -81,7 +81,7 @@ def _from_json(service: Service, body: models.InstantIn) -> Instant:
             check_file=lambda data: pictures.check_file(data, limits),
         )
         intake.check_room(service, len(found), image.shape[1::-1])
-        masks = [mask.view(np.uint8) * np.uint8(255) for mask in found]
+        masks = (mask.view(np.uint8) * np.uint8(255) for mask in found)  # one at a time: together they may be hundreds of megabytes
     return _begin(service, image, alpha, masks, settings, body.output_meshes, body.output_scene)
 
 
@@ -89,7 +89,7 @@ def _begin(
     service: Service,
     image: np.ndarray,
     alpha: np.ndarray | None,
-    masks: list[np.ndarray],
+    masks: Iterable[np.ndarray],
     settings: dict[str, Any],
     meshes: bool = True,
     scene: bool = True,

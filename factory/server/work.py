@@ -45,22 +45,36 @@ def _pictured(vault: Vault, row: Row) -> Work:
     settings, names = json.loads(row["params"]), tuple(json.loads(row["names"]))
     masks = json.loads(row["masks"])
     if masks:
-        soft = np.empty((len(masks), *image.shape[:2]), np.uint8)  # one after the other: together they may be as large as everything else
-        for at, id in enumerate(masks):
-            soft[at] = pictures.load_mask(vault, id)
-        hard = soft >= 128
+        hard, soft = _masks(vault, masks, image.shape[:2])
     elif alpha is not None:
-        soft = alpha[None]
-        hard = soft >= 128 if (soft >= 128).any() else soft > 12  # a picture that is faint all over (smoke)
+        soft = alpha[None] if _has_edges(alpha) else None
+        hard = (alpha >= 128 if (alpha >= 128).any() else alpha > 12)[None]  # a picture that is faint all over (smoke)
     else:
         raise MaskError("The picture has no transparency, and no mask was given.", "Send a mask.")
     if not all(mask.any() for mask in hard):
         raise EmptyMaskError("A mask selects nothing.")
     behind = settings.get("back_image")
     fields = params.record_fields(settings, None if behind is None else _rgba(vault, behind))
-    has_edges = any(bool(((mask > 0) & (mask < 255)).any()) for mask in soft)
-    request = ReconstructRequest(image=image, masks=hard, alpha=soft if has_edges else None, names=names, **fields)
+    request = ReconstructRequest(image=image, masks=hard, alpha=soft, names=names, **fields)
     return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())
+
+
+def _masks(vault: Vault, ids: list[str], size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """bool (N, H, W), and uint8 (N, H, W) where one of them has soft edges. Made one after the other: together they may be as large as everything else."""
+    hard, soft = np.empty((len(ids), *size), bool), None
+    for at, id in enumerate(ids):
+        mask = pictures.load_mask(vault, id)
+        np.greater_equal(mask, 128, out=hard[at])
+        if soft is None and _has_edges(mask):
+            soft = np.empty(hard.shape, np.uint8)
+            np.multiply(hard[:at], np.uint8(255), out=soft[:at])
+        if soft is not None:
+            soft[at] = mask
+    return hard, soft
+
+
+def _has_edges(mask: np.ndarray) -> bool:
+    return bool(((mask > 0) & (mask < 255)).any())
 
 
 def _rgba(vault: Vault, id: str) -> np.ndarray:
