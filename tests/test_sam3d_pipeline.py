@@ -16,8 +16,9 @@ import trimesh  # noqa: E402
 from comfyui_sam3d.contract.errors import EngineError, JobCancelled, OutOfMemoryError  # noqa: E402
 from comfyui_sam3d.worker.sam3d.architecture import TINY, Architecture  # noqa: E402
 from comfyui_sam3d.worker.sam3d.networks import PLANS, Networks, choose_plan  # noqa: E402
-from comfyui_sam3d.worker.sam3d.pipeline import Pipeline, StructuredLatent, packed  # noqa: E402
+from comfyui_sam3d.worker.sam3d.pipeline import BESIDE, Pipeline, StructuredLatent, packed  # noqa: E402
 from comfyui_sam3d.worker.sam3d.sampler import Noise, SamplerOptions  # noqa: E402
+from comfyui_sam3d.worker.sam3d.turns import Turns  # noqa: E402
 from comfyui_sam3d.worker.weights.fake import fill  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -136,22 +137,76 @@ def test_out_of_memory_is_answered_by_smaller_batches_then_by_a_smaller_plan(mod
 
 
 def test_threads_that_run_out_of_memory_together_make_room_once():
-    """Else the third of them would have no plan left, although each of them fits alone."""
+    """Each of them fits alone: no plan is taken away, and from then on one works at a time."""
     said: list[str] = []
     networks = Networks(lambda name, device: torch.nn.Identity(), CPU, "resident")
-    pipeline = Pipeline(networks, TINY.size, note=said.append)
-    together, tried = threading.Barrier(4, timeout=20), [0] * 4
+    pipeline = Pipeline(networks, TINY.size, note=said.append, turns=Turns(alone=False))
+    together, tried, inside = threading.Barrier(4, timeout=20), [0] * 4, []
 
     def work(index: int) -> int:
         tried[index] += 1
         if tried[index] == 1:
             together.wait()
             raise torch.cuda.OutOfMemoryError("no memory")
-        return index
+        inside.append(index)
+        time.sleep(0.02)
+        assert inside == [index], "two at once"
+        return inside.pop()
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(lambda index: pipeline.insisting("texture", lambda: work(index)), range(4))) == [0, 1, 2, 3]
-    assert networks.plan == "swapped" and len(said) == 1 and tried == [2] * 4
+    assert networks.plan == "resident" and said == ["not enough memory in texture beside other objects; done again, one at a time"]
+    assert tried == [2] * 4 and pipeline.most == {BESIDE: 1}
+
+
+def test_what_runs_out_of_memory_is_done_again_when_the_others_steps_have_ended():
+    """Else their memory would be in its way; and if it doesn't fit alone either, the plan changes. What the others do afterwards waits for it."""
+    networks = Networks(lambda name, device: torch.nn.Identity(), CPU, "resident")
+    pipeline = Pipeline(networks, TINY.size, note=lambda text: None, turns=Turns(alone=False))
+    begun, order = threading.Event(), []
+
+    def slow() -> None:
+        order.append("slow begins")
+        begun.set()
+        time.sleep(0.1)
+        order.append("slow ends")
+
+    def tight() -> None:
+        order.append("tight")
+        if order.count("tight") < 3:
+            raise torch.cuda.OutOfMemoryError("no memory")
+
+    with ThreadPoolExecutor(2) as pool:
+        other = pool.submit(pipeline.insisting, "clean-up", slow)
+        assert begun.wait(20)
+        pool.submit(pipeline.insisting, "texture", tight).result()
+        other.result()
+    assert order == ["slow begins", "tight", "slow ends", "tight", "tight"] and networks.plan == "swapped"
+
+
+def test_objects_are_told_of_group_after_group(pipeline):
+    """And they are the same as sampled one by one, with the picture's tokens asked for once."""
+    image, masks, points = picture(3)
+    coords = [item.coords for item in pipeline.structures(image, masks, points, FIRST, Noise(5))]
+    told: list[object] = []
+    asked: list[str] = []
+
+    def keep(name, make):
+        asked.append(name)
+        return make()
+
+    def ready(index: int, item: StructuredLatent) -> None:
+        told.append((index, item))
+
+    made = pipeline.latents(
+        image, masks, coords, SECOND, Noise(5), keep=keep, together=2, ready=ready, on_step=lambda done, total: told.append(done)
+    )
+    assert [item if isinstance(item, int) else item[0] for item in told] == [0, 2, 4, 6, 0, 1, 7, 8, 9, 2]
+    assert asked == ["latent_embedder"]
+    assert all(one[1] is made[one[0]] for one in told if not isinstance(one, int))
+    pipeline.most["latents"] = 2
+    again = pipeline.latents(image, masks, coords, SECOND, Noise(5))
+    assert all(torch.equal(a.features, b.features) for a, b in zip(made, again))
 
 
 def test_one_object_is_decoded_at_a_time(modules):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -45,15 +46,39 @@ def _hopper(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) == (9, 0) and triton.__version__.startswith("3.6.")
 
 
+class _Order:
+    """`_ORDER` in force as long as somebody is inside. PyTorch keeps it for the process, not for a thread: only the last one out may set it back."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._set: AbstractContextManager[object] = nullcontext()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._set = sdpa_kernel(_ORDER, **_PRIORITY)
+                self._set.__enter__()
+
+    def __exit__(self, *problem: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._set.__exit__(None, None, None)
+
+
+_order = _Order()
+
+
 @contextmanager
 def fused_attention(device: torch.device) -> Iterator[None]:
     """Around a network's whole pass: on CUDA `attend` takes cuDNN's kernel first, and the next best where that can't; `device` is the current one,
-    as Triton's kernels need.
+    as Triton's kernels need. From several threads at once.
 
     (Not inside `attend`: entering it costs more than launching the kernel.)
     """
     if device.type == "cuda":
-        with torch.cuda.device(device), sdpa_kernel(_ORDER, **_PRIORITY):
+        with torch.cuda.device(device), _order:
             yield
     else:
         yield

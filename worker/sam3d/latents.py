@@ -83,11 +83,13 @@ class Step:
             if self._aside is not None and more > 1:  # after one that really ran: kernels are compiled, tables made
                 try:
                     self._captured[guided] = self._capture(guided, self._aside)
-                except torch.cuda.OutOfMemoryError:  # a graph has memory of its own; a step as it is had enough
+                except (
+                    RuntimeError
+                ):  # a graph has memory of its own, and may be disturbed by what other threads do; a step as it is has just run
                     self._aside = None
 
     def _capture(self, guided: bool, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        """(Not by `torch.cuda.graph`, which waits for the GPU and gives its free memory back first.)"""
+        """(Not by `torch.cuda.graph`, which waits for the GPU and gives its free memory back first. `thread_local`: other threads allocate and copy meanwhile.)"""
         graph = torch.cuda.CUDAGraph()
         pool = [other.pool() for other in self._captured.values()]
         with torch.cuda.stream(aside):

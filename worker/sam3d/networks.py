@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...contract.errors import OutOfMemoryError
+from ..ops.streams import settle
 from .flow import SparseStructureFlow
 from .latent_flow import LatentFlow
 from .latent_flow_cached import CachedLatentFlow
@@ -54,16 +55,17 @@ class Networks:
         if self.plan == "resident":
             if name not in self._kept:
                 self._kept[name] = _wrapped(self._load(name, self.device))
+                settle(self.device)  # the next to use it may do so on another stream
             yield self._kept[name]
         elif self.plan == "swapped":
             if name not in self._kept:
                 self._kept[name] = _pinned(self._load(name, torch.device("cpu")), self.device)
             with _moved(self._kept[name], self.device) as module:
                 yield _wrapped(module)
-            self._give_back()
+            self.give_back()
         else:
             yield _wrapped(self._load(name, self.device))
-            self._give_back()
+            self.give_back()
 
     def set_plan(self, plan: Plan) -> None:
         if plan != self.plan:
@@ -82,9 +84,10 @@ class Networks:
     def release(self) -> None:
         """Forget every network."""
         self._kept.clear()
-        self._give_back()
+        self.give_back()
 
-    def _give_back(self) -> None:
+    def give_back(self) -> None:
+        """What the allocator keeps for later goes back to the device. Never while a graph is being captured."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -1,7 +1,8 @@
 """The model, assembled: picture, masks and point map -> voxels and poses -> latents -> splats and surfaces, in the model's own frames.
 
 Every step takes what the step before it made, so that results can be kept between them. Several objects of one picture share a batch as far as memory
-allows. Out of memory: everything is freed and the step done again, by smaller batches first, then by a smaller plan (networks.py).
+allows. Out of memory: everything is freed and the step done again, without other threads beside it first (turns.py), then by smaller batches, then by a
+smaller plan (networks.py).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import gc
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from ..ops.streams import settle
 from . import latents as latent_space
 from . import occupancy, structure
 from .flexicubes import Surface
@@ -24,18 +26,25 @@ from .preprocess import Conditions, preprocess_objects, whole_picture
 from .sampler import Noise, SamplerOptions, draw
 from .sparse import Voxels
 from .structure import Structure
+from .turns import Turns
 
 T = TypeVar("T")
 SECOND_STAGE = "latents"
+BESIDE = "beside"  # in `Pipeline.most`: objects that are worked on at a time, in whatever stage
 # Bytes that one more object of a batch takes on the device: keys and values of its context, activations (docs/log.md).
 STRUCTURE_BYTES, LATENT_BYTES = 1.5e9, 1.2e9
 RESERVE = 1.5e9  # left free for what isn't counted
 EMBEDDERS = ("structure_embedder", "latent_embedder")  # of both stages; each has tokens of the whole picture
 OnStep = Callable[[int, int], None]
+Ready = Callable[[int, T], None]  # the object's place among those that were asked for, what was made of it
 Keep = Callable[[str, Callable[[], Tensor]], Tensor]  # an embedder's name, what makes the picture's tokens -> those tokens
 
 
 def _ignore(done: int, total: int) -> None:
+    pass
+
+
+def _unheard(index: int, made: object) -> None:
     pass
 
 
@@ -59,6 +68,7 @@ class Pipeline:
     size: int = 518
     note: Callable[[str], None] = print
     most: dict[str, int] = field(default_factory=dict)  # stage -> objects in one batch, learned by running out of memory
+    turns: Turns = field(default_factory=Turns)  # of the threads that work on a job
     lock: threading.RLock = field(default_factory=threading.RLock)  # held by whoever decodes: objects may be finished in several threads
     _decoded: tuple[Tensor, Voxels] | None = None  # the last object's voxels: its decoders share windows, neighbours and positions
 
@@ -123,12 +133,19 @@ class Pipeline:
         numbers: Sequence[int] | None = None,
         on_step: OnStep = _ignore,
         keep: Keep = _make,
+        together: int | None = None,
+        ready: Ready[StructuredLatent] = _unheard,
     ) -> list[StructuredLatent]:
-        """Stage 2. coords: each object's voxels, int32 (N, 4); the rest as for `structures`."""
+        """Stage 2. coords: each object's voxels, int32 (N, 4); the rest as for `structures`.
+
+        together: the most objects in one batch, if not as many as there is room for. ready: told of each object, in their order, as soon as its batch is done.
+        """
         conditions = preprocess_objects(image, alphas, None, size=self.size)
         named = range(len(conditions)) if numbers is None else numbers
         # Drawn once: compatible noise goes on where it stopped, and a batch that is done again must get the same.
         drawn = [draw({"x": (len(rows), 8)}, noise.source(SECOND_STAGE, number))["x"] for rows, number in zip(coords, named)]
+
+        keep = _once(keep)
 
         def sampled(some: range, report: OnStep) -> list[StructuredLatent]:
             tokens = self._embedded(EMBEDDERS[1], [conditions[i] for i in some], keep)
@@ -145,7 +162,7 @@ class Pipeline:
             features = latent_space.denormalise(result).cpu()
             return [StructuredLatent(coords[i].cpu(), features[rows]) for i, rows in zip(some, voxels.slices)]
 
-        return self._batched("latents", len(coords), LATENT_BYTES, sampled, options.steps, on_step)
+        return self._batched("latents", len(coords), LATENT_BYTES, sampled, options.steps, on_step, together, ready)
 
     @torch.inference_mode()
     def splats(self, latent: StructuredLatent, per_voxel: int = 32) -> Gaussians:
@@ -189,23 +206,35 @@ class Pipeline:
     # -- batches and memory
 
     def _batched(
-        self, stage: str, count: int, each: float, run: Callable[[range, OnStep], list[T]], steps: int, on_step: OnStep
+        self,
+        stage: str,
+        count: int,
+        each: float,
+        run: Callable[[range, OnStep], list[T]],
+        steps: int,
+        on_step: OnStep,
+        together: int | None = None,
+        ready: Ready[T] = _unheard,
     ) -> list[T]:
         """run(some objects, report) over all `count` objects, as many at once as there is room for; the bar moves over all of them."""
         made: list[T] = []
         on_step(0, steps * count)
         while len(made) < count:
-            some = range(len(made), min(count, len(made) + self._room(stage, each)))
+            some = range(len(made), min(count, len(made) + min(together or count, self._room(stage, each))))
 
             def report(done: int, _: int, some: range = some) -> None:
                 on_step(some.start * steps + done * len(some), steps * count)
 
+            before = _Before.of(self.turns)
             try:
-                made += run(some, report)
-                continue
+                made += self._step(lambda some=some, report=report: run(some, report))  # type: ignore[misc]
             except torch.cuda.OutOfMemoryError:
                 pass  # outside of this block nothing holds the tensors that were being made
-            self._smaller(stage, len(some))
+            else:
+                for index in some:
+                    ready(index, made[index])
+                continue
+            self._make_room(stage, len(some), before)
         return made
 
     def _room(self, stage: str, each: float) -> int:
@@ -220,33 +249,65 @@ class Pipeline:
         return max(1, min(most, int((free - RESERVE) / each)))
 
     def insisting(self, stage: str, run: Callable[[], T]) -> T:
-        """run(), again under the next smaller plan whenever the device's memory runs out. From several threads: what is done again is done one by one."""
-        plan = self.networks.plan
-        try:
-            return run()
-        except torch.cuda.OutOfMemoryError:
-            pass
-        with self.lock:
-            roomier = self.networks.plan != plan  # another thread ran out as well, and has made room for both
-            while True:
-                if not roomier:
-                    self._smaller(stage, 1)
-                roomier = False
-                try:
-                    return run()
-                except torch.cuda.OutOfMemoryError:
-                    pass
+        """run(), again under the next smaller plan whenever the device's memory runs out; from several threads: one by one first. What it made may be read by
+        any thread."""
+        while True:
+            before = _Before.of(self.turns)
+            try:
+                return self._step(run)
+            except torch.cuda.OutOfMemoryError:
+                pass
+            self._make_room(stage, 1, before)
 
-    def _smaller(self, stage: str, count: int) -> None:
-        """After running out of memory with `count` objects at once."""
-        self._decoded = None
-        gc.collect()  # what ran out may be held by a circle of objects
-        if count > 1:
-            self.most[stage] = count // 2
-            self.networks.release()
-            self.note(f"not enough memory for {count} objects at once in {stage}; done again, {count // 2} at a time")
-        else:
-            self.note(f"not enough memory in {stage}; done again with the plan `{self.networks.shrink()}`")
+    def _step(self, run: Callable[[], T]) -> T:
+        with self.turns.step():
+            made = run()
+            settle(self.device)
+            return made
+
+    def _make_room(self, stage: str, count: int, before: _Before) -> None:
+        """After running out of memory with `count` objects at once. Waits until nobody else is in a step: then nothing that is freed is in use, no graph is
+        being captured, and what is done again is done alone."""
+        self.turns.alone = True
+        with self.turns.step():
+            if self.turns.freed != before.freed:  # another thread ran out as well, and has made room for both
+                return
+            self.turns.freed += 1
+            self._decoded = None
+            gc.collect()  # what ran out may be held by a circle of objects
+            if not before.alone:
+                self.most[BESIDE] = 1
+                self.networks.give_back()
+                self.note(f"not enough memory in {stage} beside other objects; done again, one at a time")
+            elif count > 1:
+                self.most[stage] = count // 2
+                self.networks.release()
+                self.note(f"not enough memory for {count} objects at once in {stage}; done again, {count // 2} at a time")
+            else:
+                self.note(f"not enough memory in {stage}; done again with the plan `{self.networks.shrink()}`")
+
+
+class _Before(NamedTuple):
+    """How things stood when an attempt began."""
+
+    alone: bool
+    freed: int
+
+    @classmethod
+    def of(cls, turns: Turns) -> _Before:
+        return cls(turns.alone, turns.freed)
+
+
+def _once(keep: Keep) -> Keep:
+    """`keep`, asked once for each name: batch after batch reads the same tokens."""
+    known: dict[str, Tensor] = {}
+
+    def asked(name: str, make: Callable[[], Tensor]) -> Tensor:
+        if name not in known:
+            known[name] = keep(name, make)
+        return known[name]
+
+    return asked
 
 
 def packed(coords: Sequence[Tensor], device: torch.device) -> Voxels:

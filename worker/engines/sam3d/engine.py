@@ -13,6 +13,7 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,11 +27,12 @@ from ...geometry.frames import CANONICAL_TO_OBJECT, from_sam3d_pose, move_mesh, 
 from ...job import Job, Planned, timed
 from ...ops import backends
 from ...pointmap import PointMap
-from ...sam3d.networks import Networks, choose_plan
-from ...sam3d.pipeline import EMBEDDERS, Pipeline, StructuredLatent
+from ...sam3d.networks import PLANS, Networks, Plan, choose_plan
+from ...sam3d.pipeline import BESIDE, EMBEDDERS, Pipeline, StructuredLatent
 from ...sam3d.pose import DecodedPose
 from ...sam3d.sampler import Noise
 from ...sam3d.structure import Structure, noise_for
+from ...sam3d.turns import Turns
 from . import hands, kept
 from .mesh import Finished, Finisher
 from .picture import Picture
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
 CODE = 2  # raised when a stage computes something else than before: old entries of the cache are then never found
 VOXELS = 20_000  # of an object, as long as none has been seen: for the time that it may take
+_NOTHING = (0, 0, 0)  # of `_size`: a picture without objects
 # Shares of the time for one object, where no earlier job tells.
 SHARES = {"structure": 8.0, "latents": 8.0, "decode": 0.5, "clean-up": 4.0, "unwrap": 2.0, "texture": 2.0, "layout": 4.0, hands.STAGE: 4.0}
 
@@ -71,15 +74,18 @@ class Engine:
         self.pipeline = Pipeline(self.networks, store.architecture.size)
         self.voxels = VOXELS  # of an object of the last job
         self.hands: int | None = None  # objects finished at a time; None: as many as there is room for (hands.py)
+        self.overlap = True  # finish objects while others are sampled, where there is room for both
+        self.group = hands.GROUP  # objects sampled together then
+        self._ran_out: list[_RanOut] = []
 
     def __call__(self, request: ReconstructRequest, job: Job) -> Scene:
         """One object for each mask. Raises InputErrors, SetupError (no weights), OutOfMemoryError, and JobCancelled from `job`."""
-        with self._at_work(request.sam3d.memory):
-            return _Run(self, request, job).scene()
+        with self._at_work(request.sam3d.memory, job, _size(request)) as notes:
+            return _Run(self, request, job, notes).scene()
 
     def prepare(self, request: PrepareRequest, job: Job) -> None:
         """Make and keep what depends on the picture alone; raises as a call does."""
-        with self._at_work(request.sam3d.memory):
+        with self._at_work(request.sam3d.memory, job):
             self.pipeline.note = lambda text: job.log(text, "warning")
             picture = Picture(self, request, job)
             job.plan(picture.missing(), self.where)
@@ -97,16 +103,54 @@ class Engine:
         return f"sam3d {name} {self.networks.plan}"
 
     @contextmanager
-    def _at_work(self, memory: str) -> Iterator[None]:
-        self.networks.set_plan(choose_plan(self.device) if memory == "auto" else memory)  # type: ignore[arg-type]
+    def _at_work(self, memory: str, job: Job, size: tuple[int, ...] = _NOTHING) -> Iterator[list[str]]:
+        """size: of what is to be done. Yields what is to be told with the result."""
+        plan, notes = (memory, []) if memory != "auto" else self._chosen(size)
+        self.networks.set_plan(plan)  # type: ignore[arg-type]
+        self.pipeline.turns = Turns()
         try:
-            yield
+            for text in notes:
+                job.log(text, "warning")
+            yield notes
         except BaseException as problem:
             _let_go(problem)
             self.pipeline.forget()
             raise
+        else:
+            smaller = PLANS.index(self.networks.plan)
+            if memory == "auto":
+                self._ran_out += [_RanOut(one, size) for one in PLANS[PLANS.index(plan) : smaller]]  # type: ignore[arg-type]
         finally:
             self.pipeline.note = print  # the job's own holds on to the job, and that to its picture
+
+    def _chosen(self, size: tuple[int, ...]) -> tuple[Plan, list[str]]:
+        """The plan by free memory, or a smaller one where that ran out with as much to do or less, which is said once."""
+        first = plan = choose_plan(self.device)
+        new = False
+        while found := next((one for one in self._ran_out if one.plan == plan and one.within(size)), None):
+            plan = PLANS[PLANS.index(plan) + 1]
+            new, found.said = new or not found.said, True
+        text = f"The plan `{first}` ran out of memory before with as much to do or less; it is `{plan}` from now on."
+        return plan, [text] if new else []
+
+
+@dataclass
+class _RanOut:
+    """A plan that ran out of memory where a smaller one didn't. said: people know."""
+
+    plan: Plan
+    size: tuple[int, ...]
+    said: bool = False
+
+    def within(self, size: tuple[int, ...]) -> bool:
+        """Was it no larger in any respect?"""
+        return all(own <= other for own, other in zip(self.size, size))
+
+
+def _size(request: ReconstructRequest) -> tuple[int, ...]:
+    """What a request takes memory for: its objects, a texture's side, splats of a voxel."""
+    settings = settings_of(request)
+    return len(request.masks if request.alpha is None else request.alpha), settings.texture_size, settings.splats_per_voxel
 
 
 def _let_go(problem: BaseException | None) -> None:
@@ -120,16 +164,19 @@ def _let_go(problem: BaseException | None) -> None:
 class _Run:
     """One request."""
 
-    def __init__(self, engine: Engine, request: ReconstructRequest, job: Job) -> None:
-        self.engine, self.request, self.job = engine, request, job
+    def __init__(self, engine: Engine, request: ReconstructRequest, job: Job, notes: list[str]) -> None:
+        """notes: what is known already, for the result."""
+        self.engine, self.request, self.notes = engine, request, notes
         self.pipeline, self.cache = engine.pipeline, engine.cache
         self.settings = settings_of(request)
-        self.notes: list[str] = []
-        self.pipeline.note = self._note
-        self.picture = Picture(engine, request, job)
         shapes = request.masks if request.alpha is None else request.alpha
         self.alphas = torch.from_numpy(np.array(shapes))
         self.count = len(shapes)
+        self.hands = self._hands()
+        self.pipeline.turns = Turns(alone=self.hands == 1)
+        self.job = job = job if self.hands == 1 else hands.Shared(job, self.count)
+        self.pipeline.note = self._note
+        self.picture = Picture(engine, request, job)
         self.noise = Noise(request.seed, compatible=request.sam3d.noise == "original")
         self.latent_seed = request.seed if request.sam3d.latent_seed is None else request.sam3d.latent_seed
         self.structure_keys = [
@@ -149,7 +196,18 @@ class _Run:
             for key in self.structure_keys
         ]
         self.finishers = [Finisher(engine, request, self.settings, key) for key in self.latent_keys]
-        self.hands = hands.most(engine.networks, self.count) if engine.hands is None else engine.hands
+
+    def _hands(self) -> int:
+        """Objects finished at a time."""
+        known = self.pipeline.most.get(BESIDE, self.count)
+        return min(self.count, known, hands.most(self.engine.networks, self.count) if self.engine.hands is None else self.engine.hands)
+
+    def _beside(self) -> bool:
+        """Are objects finished while others are sampled? Not where they are all sampled together."""
+        if self.hands == 1 or not self.engine.overlap:
+            return False
+        several = sum(not self.cache.holds(key) for key in self.latent_keys) > self.engine.group
+        return several and hands.fits_beside(self.engine.networks, self.count, self.hands)
 
     def scene(self) -> Scene:
         request, job = self.request, self.job
@@ -160,10 +218,21 @@ class _Run:
         voxels = [len(item.coords) for item in structures]
         self.engine.voxels = max(voxels)
         self._plan(voxels)
-        with timed(job, "latents"):
-            latents = self._latents(structures)
         said = len(self.notes)
-        objects = hands.each(self.count, self.hands, job, lambda i, own: self._object(i, own, structures[i], latents[i], points))
+        with hands.Finishing[SceneObject](self.count, self.hands, job, self.engine.device) as finishing:
+
+            def begin(index: int, latent: StructuredLatent) -> None:
+                finishing.begin(index, functools.partial(self._object, index, structures[index], latent, points))
+
+            if beside := self._beside():
+                hands.make_free(self.engine.networks, self.hands)
+            with timed(job, "latents"):
+                latents = self._latents(structures, begin if beside else None)
+            if not beside:
+                said = len(self.notes)
+                for index, latent in enumerate(latents):
+                    begin(index, latent)
+            objects = finishing.results()
         self.notes[said:] = sorted(self.notes[said:])  # in whatever order the objects were finished
         return Scene(
             objects=tuple(objects),
@@ -201,10 +270,16 @@ class _Run:
         row = [item for item in self.picture.missing() if item.stage == "point map" and voxels is None]
         row += [Planned("picture", 0.1, tokens)] if tokens else []
         row += self._planned("structure", own.structure.evaluations() * len(structures), len(structures))
-        row += self._planned("latents", own.latents.evaluations() * sum(counts[i] for i in latents), len(latents))
+        beside = (
+            f" beside {self.hands}" if self._beside() else ""
+        )  # a part of the finishing is over when its stage begins, and sampling takes longer
+        row += self._planned(
+            "latents", own.latents.evaluations() * sum(counts[i] for i in latents), len(latents), key=beside and f"latents{beside}"
+        )
         if self.hands > 1:
             work = [counts[i] for i, one in enumerate(self.finishers) if one.decodes_surface or one.decodes_splats]
-            row += self._planned(hands.STAGE, float(sum(work)), len(work), key=f"{hands.STAGE} {self.hands} {own.unwrap} {own.texture}")
+            kind = f"{hands.STAGE} {self.hands} {own.unwrap} {own.texture}" + (beside and f" after sampling {len(latents)}")
+            row += self._planned(hands.STAGE, float(sum(work)), len(work), key=kind)
         for i, one in enumerate(self.finishers if self.hands == 1 else ()):
             row += self._planned("decode", counts[i] * one.decodes_surface, key="decode surface")
             row += self._planned("clean-up", counts[i] * one.cleans)
@@ -240,27 +315,38 @@ class _Run:
         self.job.preview(picture_of_voxels([item.coords.numpy()[:, 1:] for item in ordered], grid))
         return ordered
 
-    def _latents(self, structures: Sequence[Structure]) -> list[StructuredLatent]:
+    def _latents(
+        self, structures: Sequence[Structure], ready: Callable[[int, StructuredLatent], None] | None = None
+    ) -> list[StructuredLatent]:
+        """ready: told of each object as soon as it is there, which is group after group."""
         made = {
             i: StructuredLatent(structures[i].coords, kept.tensor_of(found))
             for i, key in enumerate(self.latent_keys)
             if (found := self.cache.get(key)) is not None
         }
         missing = [i for i in range(self.count) if i not in made]
+        tell = ready or (lambda i, item: None)
+        for i, item in made.items():
+            tell(i, item)
+
+        def sampled(number: int, item: StructuredLatent) -> None:
+            i = missing[number]
+            made[i] = item
+            self.cache.put(self.latent_keys[i], *kept.of_tensor(item.features))
+            tell(i, item)
+
         if missing:
             coords = [structures[i].coords for i in missing]
             same = self.latent_seed == self.request.seed
             noise = self.noise if same else Noise(self.latent_seed, compatible=self.noise.compatible)
-            fresh = self.pipeline.latents(
+            self.pipeline.latents(
                 self.picture.image, self.alphas[missing], coords, self.settings.latents, noise,
                 numbers=missing, on_step=self._report("latents"), keep=self.picture.keep,
+                together=self.engine.group if ready else None, ready=sampled,
             )  # fmt: skip
-            for i, item in zip(missing, fresh):
-                made[i] = item
-                self.cache.put(self.latent_keys[i], *kept.of_tensor(item.features))
         return [made[i] for i in range(self.count)]
 
-    def _object(self, index: int, job: Job, structure: Structure, latent: StructuredLatent, points: PointMap) -> SceneObject:
+    def _object(self, index: int, structure: Structure, latent: StructuredLatent, points: PointMap, job: Job) -> SceneObject:
         """Finish one object and place it. job: this object's own."""
         request, name = self.request, self.request.names[index]
         made = self.finishers[index].finish(latent, job)

@@ -1,0 +1,283 @@
+"""Objects finished while others are sampled: the same bits as one after another, whatever is slow, is cancelled, fails or has no memory. On the CPU, where only a
+test asks for it, with real threads and tiny weights."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
+
+from comfyui_sam3d.contract import ReconstructRequest, Scene  # noqa: E402
+from comfyui_sam3d.contract.errors import EngineError, JobCancelled  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d import hands  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
+from comfyui_sam3d.worker.engines.sam3d.engine import Engine  # noqa: E402
+from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
+from comfyui_sam3d.worker.sam3d.networks import Networks  # noqa: E402
+from comfyui_sam3d.worker.weights.store import Store  # noqa: E402
+
+from sam3d_bench import Recorder, a_request, an_engine, content, run, tiny_store  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OBJECTS = 3
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Store:
+    return tiny_store(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick() -> Iterator[None]:
+    """The clean-up sees from fewer sides."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mesh_module, "CleanOptions", functools.partial(CleanOptions, views=8, view_size=64, samples=0))
+        yield
+
+
+def wanted(*, clean: bool = False, **own: object) -> ReconstructRequest:
+    """Three objects; cleaned, which is slow, or as they are. Their structures are in the cache that engines of these tests begin with, no latents."""
+    own = {"mesh": "clean" if clean else "raw", "texture": "colors", "latent_seed": 3, **own}
+    return a_request(OBJECTS, outputs=("glb", "ply"), own=own)
+
+
+@pytest.fixture(scope="module")
+def sampled(store, tmp_path_factory) -> Path:
+    """A cache with the structures of three objects."""
+    folder = tmp_path_factory.mktemp("sampled")
+    run(an_engine(store, folder), a_request(OBJECTS, outputs=("ply",)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one_by_one(store, tmp_path_factory, sampled) -> Engine:
+    engine = an_engine(store, shutil.copytree(sampled, tmp_path_factory.mktemp("usual") / "cache"))
+    engine.pipeline.most["latents"] = 1  # a CPU's products may round otherwise in a batch
+    return engine
+
+
+@pytest.fixture(scope="module")
+def usual(one_by_one, _quick) -> Scene:
+    """What `wanted()` gives one after another."""
+    return run(one_by_one, wanted())[0]
+
+
+@pytest.fixture
+def overlapping(store, tmp_path, sampled) -> Engine:
+    """Samples one object after another, and finishes meanwhile."""
+    engine = an_engine(store, shutil.copytree(sampled, tmp_path / "cache"))
+    engine.hands, engine.group = 2, 1
+    return engine
+
+
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def watched(monkeypatch, log: list[str], *, slow: int | None = None, fails: int | None = None) -> None:
+    """Write down when each object is finished, and by whom. slow: an object that takes longer than all others. fails: one that can't be done."""
+    real, numbers, lock = mesh_module.Finisher.finish, {}, threading.Lock()
+
+    def finish(self, latent, job):
+        with lock:
+            number = numbers.setdefault(id(self), len(numbers))  # in their order: they begin in it
+            log.append(f"begins {number}")
+        if number == slow:
+            until(lambda: sum(item.startswith("ends") for item in log) == OBJECTS - 1)
+        if number == fails:
+            log.append(f"fails {number}")
+            raise EngineError("this one fails")
+        assert threading.current_thread().name.startswith("object")
+        made = real(self, latent, job)
+        with lock:
+            log.append(f"ends {number}")
+        return made
+
+    monkeypatch.setattr(mesh_module.Finisher, "finish", finish)
+
+
+def test_the_same_bits_while_others_are_sampled(overlapping, one_by_one):
+    request = wanted(clean=True)
+    alone, _ = run(one_by_one, request)
+    made, job = run(overlapping, request)
+    assert content(made) == content(alone)
+    assert set(made.timings) == set(alone.timings) >= {"latents", "decode", "clean-up"}
+    assert made.timings["clean-up"] > 0.3 * alone.timings["clean-up"]
+    stages = [stage for stage, _, _ in job.steps]
+    order = [stage for i, stage in enumerate(stages) if i == 0 or stages[i - 1] != stage]
+    assert order == ["latents", "objects"]
+    assert [(step, total) for stage, step, total in job.steps if stage == "latents"] == [(i, 2 * OBJECTS) for i in range(2 * OBJECTS + 1)]
+    shown = [(step, total) for stage, step, total in job.steps if stage == "objects"]
+    assert shown[0][0] == 0 and shown[-1][0] == shown[-1][1] and shown == sorted(shown)
+    assert [item.stage for item in job.plans[-1]] == ["latents", "objects"]
+
+
+@pytest.mark.parametrize("slow", [0, 1, None])
+def test_objects_begin_as_soon_as_they_are_sampled_and_none_is_lost(overlapping, monkeypatch, usual, slow):
+    log: list[str] = []
+    watched(monkeypatch, log, slow=slow)
+    engine = overlapping
+
+    def before(stage: str, step: int, total: int) -> None:
+        if stage == "latents" and step == 4:  # two are sampled: the first has certainly begun when the third is
+            until(lambda: "begins 0" in log)
+            log.append("third")
+
+    job = Recorder(before)
+    assert content(engine(wanted(), job)) == content(usual)
+    assert log.index("begins 0") < log.index("third") and {f"ends {i}" for i in range(OBJECTS)} <= set(log)
+    if slow == 0:
+        assert log[-1] == "ends 0", "the others don't wait for it"
+
+
+@pytest.mark.parametrize(("stage", "at"), [("latents", 3), ("latents", 6), ("objects", 0), ("objects", 5)])
+def test_a_cancel_ends_all_of_it_within_a_step(overlapping, usual, stage, at):
+    engine = overlapping
+
+    def before(now: str, step: int, total: int) -> None:
+        if now == stage and step >= at:
+            raise JobCancelled("The job was cancelled.")
+
+    job = Recorder(before)
+    with pytest.raises(JobCancelled, match="The job was cancelled"):
+        engine(wanted(), job)
+    steps = len(job.steps)
+    assert job.steps[-1][0] == stage and [one for one in job.steps if one[0] == stage and one[1] >= at] == job.steps[-1:]
+    assert engine.networks._kept == {} and engine.pipeline._decoded is None
+    assert content(run(engine, wanted())[0]) == content(usual)
+    assert len(job.steps) == steps, "nobody speaks for a job that is over"
+
+
+@pytest.mark.parametrize("index", [0, 2])
+def test_an_object_that_fails_ends_the_sampling_of_the_others(overlapping, monkeypatch, usual, index):
+    engine, log = overlapping, []
+
+    def before(stage: str, step: int, total: int) -> None:
+        if stage == "latents" and step == 5 and index == 0:  # the second of three is being sampled
+            until(lambda: "fails 0" in log)
+            time.sleep(0.2)
+
+    job = Recorder(before)
+    with monkeypatch.context() as patch:
+        watched(patch, log, fails=index)
+        with pytest.raises(EngineError, match="this one fails"):
+            engine(wanted(latent_steps=4), job)
+    furthest = max(step for stage, step, _ in job.steps if stage == "latents")
+    assert furthest <= 5 if index == 0 else furthest == 12
+    assert engine.networks._kept == {}
+    assert content(run(engine, wanted())[0]) == content(usual)
+
+
+@pytest.mark.parametrize("network", ["mesh", "splats", "latent_flow"])
+def test_out_of_memory_beside_others_is_done_again_alone(overlapping, usual, network):
+    """In a finishing thread and in the sampler; the plan stays, and the next job works on one object at a time."""
+    engine = overlapping
+    networks, real, left = engine.networks, engine.networks.use, [1]
+
+    def use(name: str):
+        if name == network and left and (network != "latent_flow" or len(uses) == 1):
+            left.pop()
+            raise torch.cuda.OutOfMemoryError("no memory")
+        if name == "latent_flow":
+            uses.append(name)
+        return real(name)
+
+    uses: list[str] = []
+    networks.use = use  # type: ignore[method-assign]
+    scene, _ = run(engine, wanted())
+    assert not left
+    (note,) = set(scene.warnings) - set(usual.warnings)
+    stage = {"latent_flow": "latents"}.get(network, network)
+    assert note == f"Not enough memory in {stage} beside other objects; done again, one at a time."
+    assert scene.parameters["in_effect"]["memory"] == "resident"
+    assert content(scene.replace(warnings=usual.warnings)) == content(usual)
+    assert engine.pipeline.most["beside"] == 1
+    if network == "mesh":
+        assert "objects" not in run(engine, wanted(latent_seed=4))[1].stages
+
+
+def test_what_does_not_fit_alone_either_changes_the_plan(overlapping, usual):
+    engine = overlapping
+    real, left = engine.networks.use, [1, 1]
+
+    def use(name: str):
+        if name == "mesh" and left:
+            left.pop()
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return real(name)
+
+    engine.networks.use = use  # type: ignore[method-assign]
+    scene, _ = run(engine, wanted())
+    assert scene.parameters["in_effect"]["memory"] == "swapped"
+    assert content(scene.replace(warnings=usual.warnings)) == content(usual)
+
+
+def test_with_everything_sampled_already_there_is_nothing_to_overlap(overlapping, usual):
+    engine = overlapping
+    run(engine, wanted())
+    scene, job = run(engine, wanted())
+    assert content(scene) == content(usual) and "latents" not in job.stages and job.stages == {"objects"}
+    assert not job.plans[-1][-1].key.endswith(f"after sampling {OBJECTS}")
+
+
+def test_it_can_be_switched_off(overlapping, monkeypatch, usual):
+    log: list[str] = []
+    watched(monkeypatch, log)
+    engine = overlapping
+    engine.overlap, engine.pipeline.most["latents"] = False, 1
+    job = Recorder(lambda stage, step, total: log.append(stage))
+    assert content(engine(wanted(), job)) == content(usual)
+    assert max(i for i, item in enumerate(log) if item == "latents") < log.index("begins 0")
+
+
+@pytest.mark.parametrize(("free", "fits"), [(140e9, True), (40e9, True), (34e9, True), (33e9, False)])
+def test_only_where_the_device_has_room_for_both(monkeypatch, free, fits):
+    """Eight objects, four finished at a time: 6.6 GB of networks, 12 of stage 1, 12.4 to finish, 2.4 to sample."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(144e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+    assert hands.fits_beside(Networks(lambda name, device: None, torch.device("cuda"), "resident"), 8, 4) == fits
+
+
+# -- `auto` remembers
+
+
+def test_auto_does_not_choose_a_plan_again_that_ran_out(overlapping):
+    engine = overlapping
+    engine.hands = 1
+    real, left = engine.networks.use, [1]
+
+    def use(name: str):
+        if name == "latent_flow" and left:
+            left.pop()
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return real(name)
+
+    engine.networks.use = use  # type: ignore[method-assign]
+
+    def small(objects: int, seed: int, size: int = 512, **own: object) -> tuple[Scene, Recorder]:
+        return run(engine, a_request(objects, own={"mesh": "raw", "texture": "colors", "latent_seed": seed, **own}, texture_size=size))
+
+    first, _ = small(1, 1)
+    assert first.parameters["in_effect"]["memory"] == "swapped" and any("latents; done again" in text for text in first.warnings)
+    second, job = small(1, 2)
+    assert second.parameters["in_effect"]["memory"] == "swapped"
+    assert [text for text in second.warnings if "ran out" in text] == [
+        "The plan `resident` ran out of memory before with as much to do or less; it is `swapped` from now on."
+    ]
+    assert job.notes == [text for text in second.warnings if "ran out" in text]
+    third, job = small(2, 3)
+    assert third.parameters["in_effect"]["memory"] == "swapped" and job.notes == []
+    smaller, _ = small(1, 4, size=256)
+    assert smaller.parameters["in_effect"]["memory"] == "resident"
+    told, _ = small(1, 5, memory="resident")
+    assert told.parameters["in_effect"]["memory"] == "resident", "who names a plan gets it"
