@@ -361,7 +361,7 @@ def test_readyz_says_why_nothing_works(tmp_path: Path) -> None:
         job = wait(client, send_job(client)["id"])
         assert job["status"] == "failed" and job["error"]["code"] == "E_WORKER_START"
         answer = client.get("/readyz")
-        assert answer.status_code == 503 and answer.json()["status"] == "failed"
+        assert answer.status_code == 503 and answer.json()["status"] == "failed" and answer.json()["code"] == "E_WORKER_START"
         assert answer.json()["workers"][0]["error"]["code"] == "E_WORKER_START"
         assert json.loads(answer.text)["workers"][0]["error"]["hint"]
 

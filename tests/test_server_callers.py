@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from comfyui_sam3d.client import LocalBackend
 from comfyui_sam3d.contract.errors import OptionError
 from comfyui_sam3d.factory.cli.serve import find_token, is_loopback, listen
-from comfyui_sam3d.factory.server.gate import COOKIE, CSP, Access
+from comfyui_sam3d.factory.server.gate import COOKIE, CSP, Access, same
+from comfyui_sam3d.factory.server.guesses import Guesses
 from fastapi.testclient import TestClient
 
 from .server_app import V1, error, png, send_image, server
@@ -109,6 +112,80 @@ def test_the_page_gets_a_cookie_for_the_token(guarded: TestClient) -> None:
     guarded.cookies.set(COOKIE, "0" * 64)
     error(guarded.get(f"{V1}/jobs"), 401, "E_DENIED")
     guarded.cookies.clear()
+
+
+@pytest.mark.parametrize("way", ["session", "header", "readyz"])
+def test_guesses_are_counted(tmp_path: Path, way: str) -> None:
+    """Wrong tokens get their refusal, then 429; so does the right one from that address, for some seconds, and from no other."""
+    with server(tmp_path, access=Access(token=TOKEN)) as client:
+        app, moment = client.app, [time.monotonic()]
+        app.state.guesses._clock = lambda: moment[0]  # type: ignore[attr-defined]
+
+        def attempt(token: str, address: str = "10.0.0.1") -> int:
+            caller = TestClient(app, base_url="http://127.0.0.1", client=(address, 1))
+            if way == "session":
+                answer = caller.post(f"{V1}/session", json={"token": token})
+            else:
+                answer = caller.get(f"{V1}/jobs" if way == "header" else "/readyz", headers={"Authorization": f"Bearer {token}"})
+            if answer.status_code == 429:
+                error(answer, 429, "E_BUSY")
+                assert 1 <= int(answer.headers["retry-after"]) <= 3
+            return answer.status_code
+
+        good, bad = {"session": (204, 403), "header": (200, 401), "readyz": (200, 200)}[way]
+        wait_until_ready(client)
+        assert [attempt(f"wrong-token-{n}") for n in range(25)] == [bad] * 20 + [429] * 5
+        assert attempt(TOKEN) == 429
+        assert attempt(TOKEN, "10.0.0.2") == good
+        moment[0] += 3.1  # the refused ones cost nothing
+        assert attempt(TOKEN) == good and attempt(TOKEN) == good
+        assert client.get(f"{V1}/jobs").status_code == 401  # a call without a token is no guess
+
+
+def wait_until_ready(client: TestClient) -> None:
+    end = time.monotonic() + 20
+    while client.get("/readyz").status_code != 200 and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def test_guesses_from_everywhere_lock_nobody_out() -> None:
+    moment = [0.0]
+    guesses = Guesses(own=5, own_every=10.0, common=20, common_every=1.0, clock=lambda: moment[0])
+    for n in range(40):
+        assert guesses.wait(f"10.1.0.{n}") == 0  # who never guessed is heard
+        guesses.wrong(f"10.1.0.{n}")
+    assert guesses.wait("10.1.0.1") == 1 and guesses.wait("10.2.0.1") == 0
+    moment[0] += 1.0
+    assert guesses.wait("10.1.0.1") == 0
+    for _ in range(5):
+        guesses.wrong("2001:db8::1")
+    assert guesses.wait("2001:db8::ffff") == 10 and guesses.wait("2001:db8:0:1::1") == 0  # one network of 64 bits is one caller
+    moment[0] += 1000
+    assert guesses.wait("2001:db8::1") == 0 and guesses.wait("10.1.0.1") == 0 and len(guesses._addresses) < 40
+    for n in range(6000):
+        guesses.wrong(str(n))
+    assert len(guesses._addresses) <= 4096
+
+
+@pytest.mark.parametrize("given", ["", TOKEN[:-1], TOKEN + "x", "x" * 500, "\udcff"])
+def test_other_tokens_are_others(given: str) -> None:
+    assert not same(given, TOKEN) and same(TOKEN, TOKEN)
+
+
+def test_who_has_no_token_learns_little(tmp_path: Path) -> None:
+    """Whether it is ready, and the code of what is wrong; nothing of jobs, engines, queue or setup."""
+    broken = lambda environment: LocalBackend(["/no/such/program"], environment=environment)  # noqa: E731
+    with server(tmp_path, open_backend=broken, access=Access(token=TOKEN)) as client:
+        while client.get("/readyz").json()["status"] == "starting":
+            time.sleep(0.02)
+        for path in ("/readyz", f"{V1}/readyz"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert answer.json() == {"status": "failed", "code": "E_WORKER_START", "queue": None, "workers": []}
+            told = client.get(path, headers=BEARER).json()
+            assert told["workers"][0]["error"]["code"] == "E_WORKER_START" and told["queue"] == 0
+        assert client.get("/healthz").json() == {"status": "ok"}
+        error(client.get(f"{V1}/info"), 401, "E_DENIED")
 
 
 def test_headers_of_every_answer(client: TestClient) -> None:

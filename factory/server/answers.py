@@ -66,7 +66,7 @@ def body_of(problem: Sam3dError) -> dict[str, Any]:
 
 def answer(problem: Sam3dError, status: int | None = None, headers: dict[str, str] | None = None) -> Response:
     number = status or status_of(problem)
-    more = {**(headers or {}), **({"Retry-After": str(RETRY_AFTER)} if number == 429 else {})}
+    more = {**({"Retry-After": str(RETRY_AFTER)} if number == 429 else {}), **(headers or {})}
     text = json.dumps(body_of(problem), ensure_ascii=False).encode("utf-8", "replace")
     return Response(text, number, more, media_type="application/json")
 

@@ -15,6 +15,7 @@ from ..segment.desk import Desk
 from . import answers, models, page
 from .api import batches, frames, health, images, jobs, reconstruct, segment
 from .gate import Access, Gate
+from .guesses import Guesses
 from .service import Service
 from .views import V1
 
@@ -50,14 +51,14 @@ def make_app(service: Service, access: Access = EVERYBODY_HERE) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
-    app.state.service, app.state.access, app.state.desk = service, access, Desk()
+    app.state.service, app.state.access, app.state.desk, app.state.guesses = service, access, Desk(), Guesses()
     for module in (health, images, segment, jobs, frames, batches, reconstruct):
         app.include_router(module.routes, prefix=V1)
     app.add_api_route("/healthz", health.healthz, include_in_schema=False)
     app.add_api_route("/readyz", health.readyz, include_in_schema=False)
     page.install(app)
     answers.install(app)
-    app.add_middleware(Gate, access=access, limits=service.limits)
+    app.add_middleware(Gate, access=access, limits=service.limits, guesses=app.state.guesses)
     return app
 
 

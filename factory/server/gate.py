@@ -5,6 +5,7 @@
 | a page elsewhere that knows our address (DNS rebinding) | the Host header must name us: this machine, an address in numbers where we listen on more, or a name from --allow-host |
 | a page elsewhere that posts to us (CSRF) | Sec-Fetch-Site `cross-site` only for a link that somebody follows; an Origin must be our own, or from --allow-origin |
 | everybody on the network | a token, compared in constant time; without one the server listens on this machine alone |
+| somebody who guesses the token | so many wrong ones, then one every few seconds (guesses.py) |
 | large bodies | counted while they come, refused by Content-Length before that; what is refused is read to its end, within reason, so that the answer arrives |
 | slow bodies | a time for the next byte, and one for the whole |
 """
@@ -24,10 +25,12 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...contract.errors import BusyError, DeniedError, Sam3dError, ServiceError, TimeLimitError, TooLargeError
 from .answers import Refused, answer
+from .guesses import Guesses
 from .limits import MIB, Limits
 
 COOKIE = "sam3d_session"
@@ -71,9 +74,9 @@ class Access:
         """Whether a call carries the token, or the cookie that a page got for it."""
         if self.token is None:
             return True
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return same(given.strip(), self.token)
+        given = bearer(headers)
+        if given is not None:
+            return same(given, self.token)
         try:
             cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
@@ -119,15 +122,31 @@ def authority(origin: str) -> str:
         return ""
 
 
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """What a call gives as its token; None where it gives none."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else None
+
+
 def same(given: str, expected: str) -> bool:
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), expected.encode())
+    """In constant time, whatever the lengths."""
+    one, other = (hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest() for text in (given, expected))
+    return hmac.compare_digest(one, other)
+
+
+def too_many(seconds: int) -> Response:
+    """The answer to one who guesses."""
+    problem = BusyError(
+        "Too many wrong tokens came from this address.", f"Try again in {seconds} s, with the token that the server printed."
+    )
+    return answer(problem, headers={"Retry-After": str(seconds)})
 
 
 class Gate:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp, access: Access, limits: Limits) -> None:
-        self.app, self.access, self.limits = app, access, limits
+    def __init__(self, app: ASGIApp, access: Access, limits: Limits, guesses: Guesses) -> None:
+        self.app, self.access, self.limits, self.guesses = app, access, limits, guesses
         self._under_way: Counter[str] = Counter()  # calls with large bodies, which are received at once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,6 +173,14 @@ class Gate:
             await answer(DEFECT)(scope, receive, send)
 
     async def _answer(self, scope: Scope, headers: dict[str, str], body: _Body, send: Send) -> None:
+        if self.access.token is not None and bearer(headers) is not None:
+            address = (scope.get("client") or ("",))[0]
+            if seconds := self.guesses.wait(address):
+                await body.drain()
+                await too_many(seconds)(scope, body.receive, send)
+                return
+            if not self.access.knows(headers):
+                self.guesses.wrong(address)
         refused = self.access.check(scope, headers)
         if refused is not None:
             extra = {"WWW-Authenticate": "Bearer"} if refused[1] == 401 else {}

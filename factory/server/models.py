@@ -161,10 +161,12 @@ class WorkerOut(Out):
 
 
 class HealthOut(Out):
-    """status: starting (no worker has answered yet), ready, busy (all work), failed (none can: each worker's error says why)."""
+    """status: starting (no worker has answered yet), ready, busy (all work), failed (none can: code names the first worker's error, and each worker's own says
+    why). Without the token there is no queue and no worker."""
 
     status: Literal["starting", "ready", "busy", "failed"]
-    queue: int
+    code: str | None
+    queue: int | None
     workers: list[WorkerOut]
 
 

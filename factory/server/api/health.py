@@ -9,6 +9,7 @@ from ....contract.errors import DeniedError
 from ....contract.request import FORMATS
 from ....contract.version import PROTOCOL, VERSION
 from .. import gate, models, pictures, views
+from ..guesses import Guesses
 from ..service import Service
 from . import Serves, router, segment
 
@@ -22,19 +23,21 @@ async def healthz() -> models.AliveOut:
 
 
 @routes.get("/readyz", responses={503: {"model": models.HealthOut}})
-async def readyz(service: Serves, response: Response) -> models.HealthOut:
-    """Whether a worker is there: 200, or 503 with each worker's error, which says what to do."""
+async def readyz(service: Serves, request: Request, response: Response) -> models.HealthOut:
+    """Whether a worker is there: 200, or 503 with each worker's error, which says what to do. Without the token only whether, and the error's code."""
     found = health(service)
     if found.status in ("starting", "failed"):
         response.status_code = 503
-    return found
+    access: gate.Access = request.app.state.access
+    return found if access.knows(request.headers) else found.model_copy(update={"queue": None, "workers": []})
 
 
 def health(service: Service) -> models.HealthOut:
     workers = [views.worker(slot) for slot in service.dispatcher.slots]
     states = {worker.state for worker in workers}
     status = "ready" if "ready" in states else next((s for s in ("busy", "starting") if s in states), "failed")
-    return models.HealthOut.model_validate({"status": status, "queue": service.store.queued(), "workers": workers})
+    code = next((worker.error.code for worker in workers if worker.error), None) if status == "failed" else None
+    return models.HealthOut.model_validate({"status": status, "code": code, "queue": service.store.queued(), "workers": workers})
 
 
 @routes.get("/info")
@@ -54,13 +57,19 @@ async def info(service: Serves, request: Request) -> models.InfoOut:
     )
 
 
-@routes.post("/session", status_code=204)
-async def session(request: Request, body: models.SessionIn, response: Response) -> None:
-    """Changes the token into a cookie, for pages: a stream of events can't carry a header."""
+@routes.post("/session", status_code=204, response_model=None)
+async def session(request: Request, body: models.SessionIn, response: Response) -> Response | None:
+    """Changes the token into a cookie, for pages: a stream of events can't carry a header. 429: too many wrong ones; Retry-After says when to try again."""
     access: gate.Access = request.app.state.access
+    guesses: Guesses = request.app.state.guesses
+    address = request.client.host if request.client else ""
     if access.token is None:
-        return
+        return None
+    if seconds := guesses.wait(address):
+        return gate.too_many(seconds)
     if not gate.same(body.token, access.token):
+        guesses.wrong(address)
         raise DeniedError("This is not the token.", "The server printed it when it started, unless SAM3D_TOKEN was set.")
     secure = request.url.scheme == "https"
     response.set_cookie(gate.COOKIE, access.cookie, httponly=True, samesite="strict", secure=secure, path="/", max_age=30 * 86400)
+    return None
