@@ -1,4 +1,4 @@
-"""The web page in a real browser, in front of a real server: for tests/test_page*.py.
+"""The web page in a real browser, in front of a real server: for tests/test_page*.py, which import the fixtures `chromium`, `server` and `visit`.
 
 CHROMIUM     a browser (default: chromium, chromium-browser or google-chrome on PATH); the package `playwright` drives it
 SAM3D_SHOTS  a folder that the screenshots are left in, to be looked at
@@ -6,6 +6,7 @@ SAM3D_SHOTS  a folder that the screenshots are left in, to be looked at
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import shutil
@@ -85,11 +86,20 @@ class Visit:
         )
         self.context.set_default_timeout(SLOW)
         self.problems: list[str] = []
+        self._open(start)
+
+    def _open(self, start: str) -> None:
         self.page = self.context.new_page()
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", self._heard)
         self.page.on("request", self._asked)
-        self.page.goto(url + start)
+        self.page.goto(self.url + start)
+
+    def another_tab(self, start: str = "/") -> Visit:
+        """Of the same browser: storage and cookies are shared. It ends with this one."""
+        other = copy.copy(self)
+        other._open(start)
+        return other
 
     def _heard(self, message: Any) -> None:
         if message.type == "error":
@@ -197,6 +207,28 @@ class Visit:
         status, found = server.call("GET", f"/jobs/{self.page.url.rsplit('/', 1)[1]}")
         assert status == 200
         return dict(found)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser for the tests of a file."""
+    with browser() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server for the tests of a file, with the draft engine; with the stub's (tests/stub_worker.py) where the file says `STUB = True`."""
+    need_page()
+    with served(tmp_path_factory.mktemp("page"), stub=getattr(request.module, "STUB", False)) as found:
+        yield found
+
+
+@pytest.fixture
+def visit(chromium: Any, server: Served) -> Iterator[Visit]:
+    """The page, just opened, by somebody who was never here."""
+    with Visit(chromium, server.url) as found:
+        yield found
 
 
 def bounds(pixels: np.ndarray) -> np.ndarray:

@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
-import subprocess
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from comfyui_sam3d.factory import page_build
 from PIL import Image
 
 pytest.importorskip("fastapi")
 
-from .page_browser import EXAMPLES, Visit, browser, need_page, served
+from .page_browser import EXAMPLES, Visit, chromium, server
+from .page_modules import in_node
 from .server_process import Served
 
 pytestmark = pytest.mark.full
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    need_page()
-    with served(tmp_path_factory.mktemp("batch"), stub=True) as found:
-        yield found
+STUB = True
 
 
 @pytest.fixture
@@ -92,6 +77,10 @@ def test_a_folder_becomes_a_batch(chromium: Any, server: Served, folder: Path) -
         visit.click(0.86, 0.68)
         visit.wait_share(0.3, 12)
         visit.shot("batch_fix")
+        page.keyboard.press("Control+z")  # the dialog has the keys of the picture's tools
+        page.get_by_text("nothing marked yet").wait_for()
+        page.keyboard.press("Control+y")
+        visit.wait_share(0.3, 12)
         visit.button("Use this mask").click()
         assert rows(visit)["photo"] == ("ready", "hand")
         page.get_by_label("Leave broken out").click()
@@ -177,26 +166,11 @@ CASES = [
 
 def test_names_are_paired_as_the_command_line_does(tmp_path: Path) -> None:
     """The page's own module in Node; the same folders through factory/batch/plan are in test_batch_pairing.py."""
-    node = shutil.which("node")
-    builder = page_build.SOURCES / "node_modules" / "vite"
-    if node is None or not builder.is_dir():
-        pytest.skip("no Node, or the page was never built here")
-    program = tmp_path / "pairs.mjs"
-    source = (page_build.SOURCES / "src" / "batch" / "pairing.ts").as_posix()
-    program.write_text(
-        f"""import {{ createServer }} from {json.dumps((builder / "dist" / "node" / "index.js").as_uri())};
-const vite = await createServer({{ root: {json.dumps(page_build.SOURCES.as_posix())}, configFile: false, appType: "custom", logLevel: "silent",
-    server: {{ middlewareMode: true, watch: null, hmr: false, ws: false }}, optimizeDeps: {{ noDiscovery: true }} }});
-const {{ pair }} = await vite.ssrLoadModule({json.dumps(source)});
-const cases = JSON.parse(process.argv[2]);
-console.log(JSON.stringify(cases.map((paths) => pair(paths.map((path) => ({{ path }}))).map((row) => [row.name, row.masks.map((mask) => mask.path)]))));
-await vite.close();
-""",
-        encoding="utf-8",
+    found = in_node(
+        tmp_path,
+        "batch/pairing.ts",
+        "given[0].map((paths) => module.pair(paths.map((path) => ({ path }))).map((row) => [row.name, row.masks.map((mask) => mask.path)]))",
+        [paths for paths, _ in CASES],
     )
-    done = subprocess.run(
-        [node, program, json.dumps([paths for paths, _ in CASES])], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for (paths, expected), found in zip(CASES, json.loads(done.stdout.splitlines()[-1])):
-        assert dict(found) == expected, paths
+    for (paths, expected), rows_found in zip(CASES, found):
+        assert dict(rows_found) == expected, paths

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 pytest.importorskip("fastapi")
 
+from comfyui_sam3d.contract import errors
 from comfyui_sam3d.contract.errors import SetupError
 from comfyui_sam3d.factory import page_build
 from comfyui_sam3d.factory.server import page
@@ -18,7 +21,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from .server_app import server
-from .tracked import ROOT, tracked
+from .tracked import ROOT, tracked, tree
+from .tracked import sources as tracked_sources
 
 
 def client(built: Path) -> TestClient:
@@ -159,6 +163,41 @@ def test_node_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     command, environment = page_build._npm()
     assert command == [str(home / node), str(home / npm / "npm" / "bin" / "npm-cli.js")]
     assert environment["PATH"].startswith(str((home / node).parent))
+
+
+def words(table: str) -> dict[str, str]:
+    """The entries of a table of texts: key -> what stands behind it."""
+    return dict(re.findall(r'^  "?([\w.\- ]+)"?: (.+),$', (page_build.SOURCES / "src" / "text" / table).read_text("utf-8"), re.M))
+
+
+def test_every_error_has_words_in_japanese() -> None:
+    found = {code: text for code, text in words("errors.ts").items() if code.startswith("E_")}
+    assert set(found) == set(errors._BY_CODE), "a code of contract/errors.py is missing in factory/web/src/text/errors.ts, or gone"
+    assert all(re.search("[\u3040-\u30ff]", text) for text in found.values())
+
+
+def stages() -> set[str]:
+    """What the engines call the stages of their work: job.step("...") and STAGE = "..." in the worker."""
+    found = set()
+    for name in tracked_sources("worker"):
+        if name.split("/")[1] not in ("engines", "draft", "geometry"):
+            continue
+        for node in ast.walk(tree(name)):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "step":
+                if ast.unparse(node.func.value).split(".")[-1].lstrip("_") == "job" and isinstance(node.args[0], ast.Constant):
+                    found.add(str(node.args[0].value))
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Constant):
+                found |= {str(node.value.value)} if node.targets[0].id == "STAGE" else set()
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SHARES" and isinstance(node.value, ast.Dict):
+                found |= {str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)}
+    return found
+
+
+def test_every_stage_has_a_name_on_the_page() -> None:
+    found = stages()
+    assert {"structure", "latents", "texture", "inflate", "encode"} <= found
+    for table in ("en.ts", "ja.ts"):
+        assert found <= {key.removeprefix("stage.") for key in words(table)}, table
 
 
 def test_what_is_tracked_holds_no_address_of_a_registry_and_nothing_built() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,30 +12,11 @@ from PIL import Image
 
 pytest.importorskip("fastapi")
 
-from .page_browser import Visit, browser, need_page, served
+from .page_browser import Visit, chromium, server, visit
 from .server_process import Served
 
 pytestmark = pytest.mark.full
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """With the stub's engine: the seed decides what goes wrong (tests/stub_worker.py)."""
-    need_page()
-    with served(tmp_path_factory.mktemp("job"), stub=True) as found:
-        yield found
-
-
-@pytest.fixture
-def visit(chromium: Any, server: Served) -> Iterator[Visit]:
-    with Visit(chromium, server.url) as found:
-        yield found
+STUB = True  # the seed decides what goes wrong (tests/stub_worker.py)
 
 
 def seeded(visit: Visit, seed: int, sample: str = "mushroom") -> None:
@@ -85,7 +65,11 @@ def test_stages_and_cancel(visit: Visit, server: Served) -> None:
     before = int(bar.get_attribute("aria-valuenow"))
     visit.page.wait_for_timeout(1500)
     assert int(bar.get_attribute("aria-valuenow")) > before
+    picture = running.get_by_role("img", name="The shape so far")  # what the worker sent as its preview
+    assert picture.evaluate("(one) => one.decode().then(() => [one.naturalWidth, one.naturalHeight])") == [512, 171]
     visit.shot("running")
+    visit.page.reload()
+    picture.wait_for()
     visit.button("Cancel").click()
     visit.page.locator('[data-testid=ended][data-status="canceled"]').wait_for()
     assert visit.job(server)["status"] == "canceled"
@@ -96,7 +80,7 @@ def test_the_queue_position_counts_down(visit: Visit, server: Served) -> None:
     visit.page.locator('[data-testid=running][data-status="running"]').wait_for()
     first = visit.job(server)["id"]
     image, masks = visit.job(server)["image_id"], visit.job(server)["mask_ids"]
-    for seed in (1001, 1002):
+    for seed in (1004, 1001):
         status, _ = server.call("POST", "/jobs", {"image_id": image, "mask_ids": masks, "params": {"seed": seed}})
         assert status == 201
     visit.button("Options").click()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,10 @@ from PIL import Image
 
 pytest.importorskip("fastapi")
 
-from .page_browser import EXAMPLES, Visit, browser, need_page, served
+from .page_browser import EXAMPLES, Visit, chromium, served, server
 from .server_process import Served
 
 pytestmark = pytest.mark.full
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    need_page()
-    with served(tmp_path_factory.mktemp("look")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +29,7 @@ def job(chromium: Any, server: Served) -> str:
         return str(visit.job(server)["id"])
 
 
-PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 TOO_WIDE = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -51,6 +37,7 @@ def test_a_phone(chromium: Any, server: Served, job: str) -> None:
     with Visit(chromium, server.url, **PHONE) as visit:
         page = visit.page
         visit.button("Take a photo").wait_for()
+        page.get_by_text("Begin with a picture").wait_for()
         assert page.evaluate(TOO_WIDE) <= 0
         visit.shot("phone_empty")
         visit.button("Sample: campsite").tap()
@@ -61,6 +48,9 @@ def test_a_phone(chromium: Any, server: Served, job: str) -> None:
         visit.wait_share(0.3, 12)
         assert page.evaluate(TOO_WIDE) <= 0
         visit.shot("phone_marked")
+        visit.button("Generate").tap()
+        there = visit.result().bounding_box()
+        assert there["y"] >= 0 and there["y"] + there["height"] <= PHONE["viewport"]["height"], "what was asked for is in sight"
         page.goto(f"{server.url}/#/jobs/{job}")
         visit.result()
         page.get_by_role("region", name="Result").scroll_into_view_if_needed()

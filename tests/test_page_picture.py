@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,30 +12,12 @@ from PIL import Image
 
 pytest.importorskip("fastapi")
 
-from .page_browser import EXAMPLES, Visit, browser, need_page, served
+from .page_browser import EXAMPLES, Visit, chromium, server, visit
 from .server_app import encoded
 from .server_process import Served
 
 pytestmark = pytest.mark.full
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browser() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    need_page()
-    with served(tmp_path_factory.mktemp("picture"), stub=True) as found:
-        yield found
-
-
-@pytest.fixture
-def visit(chromium: Any, server: Served) -> Iterator[Visit]:
-    with Visit(chromium, server.url) as found:
-        yield found
+STUB = True
 
 
 GIVE = """([base64, name, how]) => {
@@ -157,6 +138,45 @@ def test_brush_and_eraser(visit: Visit, server: Served) -> None:
     assert values[height // 2, int(width * 0.35)] > 200 and values[height // 2, width // 2] == 0
 
 
+OVERLAY = """() => { const canvas = document.querySelector("[data-testid=stage] canvas");
+    return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data].reduce((sum, value, at) => (sum * 31 + value * (at + 1)) % 1e9, 7); }"""
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_the_edge_of_the_mask_marches_unless_that_is_unwelcome(chromium: Any, server: Served, motion: str) -> None:
+    with Visit(chromium, server.url, reduced_motion=motion) as visit:
+        visit.sample("mushroom")
+        visit.wait_share(20, 80)
+        visit.page.wait_for_timeout(1500)
+        seen = []
+        for _ in range(4):
+            seen.append(visit.page.evaluate(OVERLAY))
+            visit.page.wait_for_timeout(250)
+        assert (len(set(seen)) > 1) == (motion == "no-preference"), seen
+
+
+def test_escape_leaves_what_was_begun(visit: Visit) -> None:
+    visit.sample("campsite")
+    visit.page.keyboard.press("b")
+    assert visit.page.get_by_label("Draw a box around it (B)").get_attribute("aria-pressed") == "true"
+    box = visit.stage.bounding_box()
+    visit.stage.focus()
+    visit.page.mouse.move(box["x"] + 40, box["y"] + 60)
+    visit.page.mouse.down()
+    visit.page.mouse.move(box["x"] + 200, box["y"] + 200, steps=4)
+    visit.page.keyboard.press("Escape")
+    visit.page.mouse.up()
+    visit.settle()
+    assert visit.share() == 0
+    assert visit.page.get_by_label("Mark the object (P)").get_attribute("aria-pressed") == "true"
+    visit.page.route("**/segment", lambda route: None)  # an answer that never comes
+    visit.stage.click()
+    visit.page.locator('[data-testid=stage][aria-busy="true"]').wait_for()
+    visit.page.keyboard.press("Escape")
+    visit.page.locator('[data-testid=stage][aria-busy="false"]').wait_for()
+    assert visit.stage.locator("span", has_text="+").count() == 0
+
+
 def test_generate_waits_for_more_than_a_slip(visit: Visit) -> None:
     visit.sample("campsite")
     visit.page.keyboard.press("d")
@@ -217,7 +237,6 @@ def test_what_was_marked_survives_a_reload(visit: Visit) -> None:
 
 def test_the_sample_pictures_are_all_there(visit: Visit) -> None:
     visit.page.get_by_text("Or start with one of these").wait_for()
-    found = visit.page.evaluate(
-        "() => [...document.querySelectorAll('main [aria-label^=Sample] img')].map((one) => one.complete && one.naturalWidth > 0)"
-    )
-    assert len(found) == 6 and all(found)
+    pictures = "[...document.querySelectorAll('main [aria-label^=Sample] img')]"
+    visit.page.wait_for_function(f"() => {pictures}.every((one) => one.complete)")
+    assert visit.page.evaluate(f"() => {pictures}.map((one) => one.naturalWidth > 0)") == [True] * 6

@@ -102,7 +102,7 @@ export function watch(job: string | null, changed: (kind: string, data: Record<s
       source = null;
     } else if (!source) {
       source = new EventSource(job ? `${V1}/jobs/${job}/events` : `${V1}/events`);
-      for (const kind of ["status", "progress", "output", "done"])
+      for (const kind of ["status", "progress", "preview", "output", "done"])
         source.addEventListener(kind, (event) => changed(kind, JSON.parse((event as MessageEvent<string>).data) as Record<string, unknown>));
     }
   };
@@ -122,4 +122,6 @@ export function watch(job: string | null, changed: (kind: string, data: Record<s
 
 export const thumbnail = (image: string, width: 128 | 256 | 512 | 1024) => `${V1}/images/${image}?w=${width}`;
 export const fullPicture = (image: string) => `${V1}/images/${image}`;
+/** The last picture that a running job sent; number: so that a new one is asked for. */
+export const previewPicture = (job: string, number: number) => `${V1}/jobs/${job}/preview?${number}`;
 export const maskPicture = (mask: string) => `${V1}/masks/${mask}`;

@@ -1,11 +1,11 @@
 import { Component, type ReactNode, useEffect, useLayoutEffect, useState } from "react";
-import { api, needToken } from "./api";
+import { api, ApiError, needToken } from "./api";
 import { BatchPage } from "./batch/BatchPage";
 import { useRoute } from "./route";
 import { Studio } from "./studio/Studio";
 import { useText } from "./text";
 import type { Health, Info } from "./types";
-import { remember, remembered } from "./ui/memory";
+import { remember, useShared } from "./ui/memory";
 import { ErrorNote, IconButton, Modal } from "./ui/parts";
 
 const THEMES = ["system", "light", "dark"] as const;
@@ -32,7 +32,7 @@ export function App() {
   useEffect(() => {
     if (alive) api.info().then(setInfo, () => undefined);
   }, [alive, round, health?.status === "ready"]);
-  const failed = health?.status === "failed" ? health.workers.find((worker) => worker.error)?.error : null;
+  const failed = health?.status === "failed" ? health.workers?.find((worker) => worker.error)?.error : null;
   return (
     <>
       <a href="#main" className="sr-only focus:not-sr-only focus:absolute focus:z-20 focus:m-2 focus:rounded-lg focus:bg-card focus:px-4 focus:py-2" onClick={(event) => (event.preventDefault(), document.getElementById("main")?.focus())}>
@@ -60,11 +60,8 @@ export function App() {
 
 function Header({ page, health }: { page: string; health: Health | null | undefined }) {
   const { say, language, setLanguage } = useText();
-  const [theme, setTheme] = useState<Theme>(() => remembered<Theme>("theme", "system"));
-  useLayoutEffect(() => {
-    applyTheme(theme);
-    remember("theme", theme);
-  }, [theme]);
+  const [theme, setTheme] = useShared<Theme>("theme", "system");
+  useLayoutEffect(() => applyTheme(theme), [theme]);
   const link = (to: string, name: "create" | "batch") => (
     <a href={to} aria-current={page === name ? "page" : undefined} className={`rounded-lg px-3 py-1.5 font-medium transition-colors ${page === name ? "bg-sunk text-ink" : "text-soft hover:text-ink"}`}>
       {say(`app.${name}`)}
@@ -93,7 +90,7 @@ function Header({ page, health }: { page: string; health: Health | null | undefi
 function Pulse({ health }: { health: Health | null | undefined }) {
   const { say } = useText();
   const colour = { ready: "bg-good", busy: "bg-accent", starting: "bg-warn", failed: "bg-bad" };
-  const text = health === undefined ? say("app.loading") : health === null ? say("health.offline") : health.status === "busy" ? say("health.busy", { queue: health.queue }) : say(`health.${health.status}`);
+  const text = health === undefined ? say("app.loading") : health === null ? say("health.offline") : health.status === "busy" ? (health.queue ? say("health.busy", { queue: health.queue }) : say("job.running")) : say(`health.${health.status}`);
   return (
     <span className="mr-2 flex items-center gap-2 text-sm text-soft" role="status" title={text} data-testid="health" data-status={health?.status ?? "offline"}>
       <span className={`size-2 rounded-full ${health ? colour[health.status] : health === null ? "bg-bad" : "bg-line"}`} />
@@ -114,10 +111,16 @@ function useHealth(): Health | null | undefined {
       setHealth(found);
       timer = window.setTimeout(() => void ask(), found?.status === "ready" ? 8000 : 2000);
     };
+    const soon = () => {
+      clearTimeout(timer);
+      timer = window.setTimeout(() => void ask(), 500);
+    };
     void ask();
+    addEventListener("hashchange", soon); // a job was sent, or another one looked at
     return () => {
       current = false;
       clearTimeout(timer);
+      removeEventListener("hashchange", soon);
     };
   }, []);
   return health;
@@ -133,7 +136,7 @@ function Token({ open, onDone }: { open: boolean; onDone: () => void }) {
         className="grid gap-4"
         onSubmit={(event) => {
           event.preventDefault();
-          api.login(text.trim()).then(onDone, setProblem);
+          api.login(text.trim()).then(onDone, (problem) => setProblem(problem instanceof ApiError && problem.code === "E_DENIED" ? new Error(say("token.wrong")) : problem));
         }}
       >
         <h2 className="text-lg font-semibold">{say("token.title")}</h2>

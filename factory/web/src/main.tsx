@@ -5,7 +5,7 @@ import "./app.css";
 import { Texts } from "./text";
 import { remembered } from "./ui/memory";
 
-applyTheme(remembered<"system" | "light" | "dark">("theme", "system"));
+applyTheme(remembered<"system" | "light" | "dark">("theme", "system", "browser"));
 createRoot(document.getElementById("root")!).render(
   <StrictMode>
     <Texts>

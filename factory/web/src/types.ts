@@ -69,8 +69,8 @@ export interface Batch {
 }
 export interface Health {
   status: "starting" | "ready" | "busy" | "failed";
-  queue: number;
-  workers: { name: string; state: string; error: Problem | null }[];
+  queue?: number; // this and the workers: for those who may know
+  workers?: { name: string; state: string; error: Problem | null }[];
 }
 export interface Info {
   version: string;

@@ -5,6 +5,7 @@ import { api, maskPicture, thumbnail, watch } from "../api";
 import { go } from "../route";
 import { Options, useParams, useStage } from "../studio/Options";
 import { useText } from "../text";
+import { useProblem } from "../text/errors";
 import { type Batch, type Info, isOver, type Job } from "../types";
 import { Icon } from "../ui/icons";
 import { ErrorNote, IconButton, Progress, Spinner } from "../ui/parts";
@@ -142,6 +143,7 @@ function Prepare({ info }: { info: Info | null }) {
 
 function PairRow({ item, onFix, onRemove }: { item: Item; onFix: () => void; onRemove: () => void }) {
   const { say } = useText();
+  const tell = useProblem();
   const how = item.how === "file" ? say("batch.pair.file", { count: item.maskIds.length }) : say(`batch.pair.${item.how}`);
   return (
     <tr className="border-b border-line last:border-0 [&>td]:px-4 [&>td]:py-2 max-sm:[&>td]:px-3" data-name={item.name} data-how={item.how} data-state={item.state}>
@@ -172,7 +174,7 @@ function PairRow({ item, onFix, onRemove }: { item: Item; onFix: () => void; onR
             {say("batch.reading")}
           </span>
         ) : item.state === "failed" ? (
-          <span className="text-bad">{item.problem instanceof Error ? item.problem.message : ""}</span>
+          <span className="text-bad" title={tell(item.problem).detail}>{tell(item.problem).text}</span>
         ) : isReady(item) ? (
           <span className="flex items-center gap-1.5 text-good">
             <Icon name="check" className="size-4" />
@@ -196,7 +198,7 @@ function PairRow({ item, onFix, onRemove }: { item: Item; onFix: () => void; onR
 }
 
 function Earlier() {
-  const { say, language } = useText();
+  const { say, locale } = useText();
   const [list, setList] = useState<Awaited<ReturnType<typeof api.batches>>["batches"]>([]);
   useEffect(() => {
     api.batches().then((found) => setList(found.batches), () => undefined);
@@ -211,7 +213,7 @@ function Earlier() {
           return (
             <li key={one.id}>
               <a href={`#/batch/${one.id}`} className="flex justify-between gap-4 px-4 py-2.5 hover:bg-sunk">
-                <span>{new Date(one.created_at).toLocaleString(language)}</span>
+                <span>{new Date(one.created_at).toLocaleString(locale, { dateStyle: "medium", timeStyle: "short" })}</span>
                 <span className="text-soft">{say("batch.progress", { done: one.counts.succeeded ?? 0, all })}</span>
               </a>
             </li>
@@ -235,8 +237,8 @@ function Watch({ id }: { id: string }) {
         (problem) => current && setProblem(problem),
       );
     void load();
-    const stop = watch(null, () => {
-      if (timer.current) return; // at most one look every half second, however much happens
+    const stop = watch(null, (kind) => {
+      if (timer.current || kind === "preview") return; // at most one look every half second, however much happens
       timer.current = window.setTimeout(() => {
         timer.current = 0;
         void load();
@@ -291,6 +293,7 @@ function Watch({ id }: { id: string }) {
 
 function Card({ job }: { job: Job }) {
   const { say } = useText();
+  const tell = useProblem();
   const stageOf = useStage();
   const preview = job.outputs.find((file) => file.name === "preview.png");
   const running = job.status === "running" || job.status === "starting";
@@ -309,7 +312,7 @@ function Card({ job }: { job: Job }) {
           <span className="truncate font-medium">{job.name}</span>
           <span className={`shrink-0 text-sm ${job.status === "failed" ? "text-bad" : "text-soft"}`}>{running ? (stageOf(job.stage) ?? say(`job.${job.status}`)).slice(0, 14) : job.status === "queued" ? say("batch.waiting") : say(`job.${job.status}`)}</span>
         </span>
-        {job.error && job.status === "failed" && <span className="mt-1 line-clamp-2 px-1 text-xs text-bad">{job.error.message}</span>}
+        {job.error && job.status === "failed" && <span className="mt-1 line-clamp-2 px-1 text-xs text-bad" title={tell(job.error).detail}>{tell(job.error).text}</span>}
       </a>
     </li>
   );

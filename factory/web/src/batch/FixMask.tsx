@@ -8,6 +8,7 @@ import { Stage, type Tool } from "../studio/Stage";
 import { newDoc, newThing, type Thing } from "../studio/things";
 import { RADII, Tools } from "../studio/Tools";
 import { useDoc } from "../studio/useDoc";
+import { hintOf, useKeys } from "../studio/useKeys";
 import { useText } from "../text";
 import { ErrorNote, IconButton, Modal, Spinner } from "../ui/parts";
 import type { Info } from "../types";
@@ -41,6 +42,7 @@ export function FixMask({ item, info, onClose, onDone }: { item: Item; info: Inf
       setBusy(false);
     }
   };
+  useKeys({ state, setTool, radius, setRadius, send: makeable.length && !busy ? () => void done() : null, modal: true });
   return (
     <Modal open onClose={onClose} label={say("batch.fix")} className="m-auto h-[min(46rem,94dvh)] w-[min(56rem,94vw)] rounded-2xl border border-line bg-card text-ink">
       <div className="flex h-full flex-col gap-3 p-4">
@@ -52,10 +54,10 @@ export function FixMask({ item, info, onClose, onDone }: { item: Item; info: Inf
           <>
             <Tools state={state} tool={tool} onTool={setTool} radius={radius} onRadius={setRadius} info={info} />
             <div className="min-h-0 flex-1">
-              <Stage state={state} tool={tool} radius={radius} onEscape={() => undefined} />
+              <Stage state={state} tool={tool} radius={radius} onEscape={() => setTool("add")} />
             </div>
             <p className={`min-h-5 text-sm ${state.nothing ? "text-warn" : "text-soft"}`} role="status">
-              {state.nothing ? say("hint.nothing") : say("hint.click")}
+              {hintOf(state, say)}
             </p>
             <div className="max-h-32 overflow-y-auto">
               <Objects state={state} />

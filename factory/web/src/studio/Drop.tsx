@@ -35,8 +35,8 @@ export function Drop({ busy, megabytes, onFile }: { busy: boolean; megabytes: nu
       <div className="flex min-h-64 flex-1 flex-col items-center justify-center gap-4 rounded-xl border-2 border-dashed border-line px-6 py-10 text-center">
         <span className="flex size-14 items-center justify-center rounded-2xl bg-accent-wash text-accent">{busy ? <Spinner className="size-6" /> : <Icon name="picture" className="size-7" />}</span>
         <div>
-          <h2 className="text-lg font-semibold">{busy ? say("drop.sending") : say("drop.title")}</h2>
-          <p className="mt-1 text-soft">{say("drop.text", { size: megabytes })}</p>
+          <h2 className="text-lg font-semibold">{say(busy ? "drop.sending" : touch ? "drop.titleTouch" : "drop.title")}</h2>
+          <p className="mt-1 text-soft">{say(touch ? "drop.textTouch" : "drop.text", { size: megabytes })}</p>
         </div>
         <div className="flex flex-wrap justify-center gap-2">
           <button type="button" className="button button-main" disabled={busy} onClick={() => files.current?.click()}>

@@ -8,7 +8,7 @@ import { Icon } from "../ui/icons";
 import { ErrorNote, Progress } from "../ui/parts";
 
 export function History({ current, onOpen, onForgotten }: { current: string | null; onOpen: (job: Job) => void; onForgotten: (job: Job) => void }) {
-  const { say, language } = useText();
+  const { say, locale } = useText();
   const [jobs, setJobs] = useState<Job[] | null>(null);
   const [next, setNext] = useState<string | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
@@ -27,7 +27,7 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
   useEffect(() => {
     void load();
     const stop = watch(null, (kind) => {
-      if (kind === "progress") return;
+      if (kind === "progress" || kind === "preview") return;
       clearTimeout(timer.current);
       timer.current = window.setTimeout(() => void load(), 250); // a batch tells many things at once
     });
@@ -64,7 +64,7 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
             <li key={job.id} className="group relative h-40 w-36 shrink-0">
               <button type="button" aria-current={job.id === current} aria-label={say("history.open", { name: job.name })} className={`card flex size-full flex-col overflow-hidden p-1.5 text-left transition-colors hover:border-accent ${job.id === current ? "border-accent ring-1 ring-accent" : ""}`} onClick={() => onOpen(job)}>
                 <span className={`relative block h-28 w-full overflow-hidden rounded-xl ${preview ? "stage" : "bg-sunk"}`}>
-                  {preview ? <img src={preview.url} alt="" loading="lazy" className="size-full object-contain" /> : job.image_id && <img src={thumbnail(job.image_id, 128)} alt="" loading="lazy" className="size-full object-contain opacity-50" />}
+                  {preview ? <img src={preview.url} alt="" loading="lazy" className="size-full object-cover" /> : job.image_id && <img src={thumbnail(job.image_id, 128)} alt="" loading="lazy" className="size-full object-contain opacity-50" />}
                   {!isOver(job) && (
                     <span className="absolute inset-x-2 bottom-2">
                       <Progress value={job.status === "queued" ? null : job.progress} label={say(`job.${job.status}`)} />
@@ -73,7 +73,7 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
                   {job.status === "failed" && <Icon name="warn" className="absolute top-1.5 right-1.5 size-5 text-bad" />}
                 </span>
                 <span className="mt-1.5 truncate px-1 text-sm font-medium">{job.name}</span>
-                <span className="truncate px-1 text-xs text-soft">{isOver(job) && job.status === "succeeded" ? new Date(job.created_at).toLocaleTimeString(language, { hour: "2-digit", minute: "2-digit" }) : say(`job.${job.status}`)}</span>
+                <span className="truncate px-1 text-xs text-soft">{isOver(job) && job.status === "succeeded" ? new Date(job.created_at).toLocaleTimeString(locale, { hour: "2-digit", minute: "2-digit" }) : say(`job.${job.status}`)}</span>
               </button>
               {isOver(job) && (
                 <button type="button" className="absolute top-2.5 left-2.5 flex size-7 items-center justify-center rounded-lg bg-card/90 text-soft opacity-0 transition-opacity group-hover:opacity-100 hover:text-bad focus-visible:opacity-100 [@media(pointer:coarse)]:opacity-100" aria-label={say("history.forget", { name: job.name })} title={say("history.forget", { name: job.name })} onClick={() => void forget(job)}>

@@ -1,7 +1,7 @@
 // What has come of a job, or how far it is.
 
 import { lazy, Suspense, useState } from "react";
-import { api } from "../api";
+import { api, previewPicture } from "../api";
 import { useText } from "../text";
 import { isOver, type Job, type ResultFile } from "../types";
 import { Icon } from "../ui/icons";
@@ -10,11 +10,11 @@ import { useStage } from "./Options";
 
 const Viewer = lazy(() => import("../viewer/Viewer"));
 
-export function Result({ job, onAgain, onRetry }: { job: Job | null; onAgain: (job: Job) => void; onRetry: (job: Job) => void }) {
+export function Result({ job, preview, onAgain, onRetry }: { job: Job | null; preview: number; onAgain: (job: Job) => void; onRetry: (job: Job) => void }) {
   const { say } = useText();
   return (
-    <section aria-label={say("result.title")} className="card flex min-h-0 flex-col p-4 max-sm:p-3">
-      {job === null ? <Empty /> : job.status === "succeeded" ? <Made job={job} onAgain={onAgain} /> : isOver(job) ? <Ended job={job} onRetry={onRetry} /> : <Running job={job} />}
+    <section id="result" aria-label={say("result.title")} className="card scroll-mt-3 flex min-h-0 flex-col p-4 max-lg:min-h-[32rem] max-sm:p-3">
+      {job === null ? <Empty /> : job.status === "succeeded" ? <Made job={job} onAgain={onAgain} /> : isOver(job) ? <Ended job={job} onRetry={onRetry} /> : <Running job={job} preview={preview} />}
     </section>
   );
 }
@@ -30,7 +30,7 @@ function Empty() {
   );
 }
 
-function Running({ job }: { job: Job }) {
+function Running({ job, preview }: { job: Job; preview: number }) {
   const { say } = useText();
   const stageOf = useStage();
   const [asked, setAsked] = useState(false);
@@ -40,6 +40,7 @@ function Running({ job }: { job: Job }) {
   return (
     <div className="stage flex flex-1 flex-col items-center justify-center rounded-xl p-8" data-testid="running" data-status={job.status}>
       <div className="w-full max-w-sm rounded-2xl border border-line bg-card p-6" role="status" aria-live="polite">
+        {preview > 0 && <img src={previewPicture(job.id, preview)} alt={say("job.preview")} className="mb-5 h-56 w-full rounded-xl bg-[#181818] object-contain max-sm:h-44" onError={(event) => (event.currentTarget.hidden = true)} onLoad={(event) => (event.currentTarget.hidden = false)} />}
         <div className="flex items-baseline justify-between gap-3">
           <h2 className="text-lg font-semibold">{title}</h2>
           <span className="text-soft tabular-nums">{waiting ? "" : `${Math.round(job.progress * 100)} %`}</span>

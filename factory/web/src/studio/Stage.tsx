@@ -18,9 +18,13 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
   const { picture } = doc;
   const frame = useRef<HTMLDivElement>(null);
   const canvas = useRef<HTMLCanvasElement>(null);
+  const image = useRef<HTMLImageElement>(null);
   const [layers, setLayers] = useState<Map<Thing, Layer>>(new Map());
   const [line, setLine] = useState<Stroke | null>(null);
   const [box, setBox] = useState<Box | null>(null);
+  const [away, setAway] = useState(false);
+  const [round, setRound] = useState(0);
+  const [loads, setLoads] = useState(0);
   const [cross, setCross] = useState<{ x: number; y: number; keys: boolean } | null>(null);
   const shown = state.pending ? { ...doc, things: doc.things.map((one) => (one.key === state.pending!.key ? { ...state.pending!, base: one.base } : one)) } : doc;
 
@@ -36,19 +40,25 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
   }, [doc, picture]);
 
   const source = Math.max(picture.width, picture.height) > 2048 ? thumbnail(picture.id, 1024) : fullPicture(picture.id);
-  /** A picture that the server has no more can't be worked on; one that didn't arrive is no reason to forget what was marked in it. */
-  const missing = () => void fetch(source).then((answer) => answer.status === 404 && state.open(null), () => undefined);
+  /** A picture that the server has no more can't be worked on; one that didn't arrive is no reason to forget what was marked in it: it is asked for again. */
+  const missing = () => {
+    setAway(true);
+    void fetch(source).then((answer) => answer.status === 404 && state.open(null), () => undefined);
+    setTimeout(() => setRound((n) => n + 1), 2000);
+  };
   const scale = Math.min(1, 1024 / Math.max(picture.width, picture.height));
   const width = Math.max(1, Math.round(picture.width * scale));
   const height = Math.max(1, Math.round(picture.height * scale));
 
-  // The overlay: every object tinted, the current one with a moving edge.
+  // The overlay: what belongs to no object is darker, the objects have a shade of their colour, the current one a moving edge.
   useEffect(() => {
     const pen = canvas.current?.getContext("2d");
     if (!pen) return;
+    const shade = layers.size && image.current?.complete && image.current.naturalWidth ? shaded(image.current, [...layers.values()], width, height) : null;
     let shift = 0;
     const draw = () => {
       pen.clearRect(0, 0, width, height);
+      if (shade) pen.drawImage(shade, 0, 0);
       for (const thing of doc.things) {
         const layer = layers.get(thing);
         const own = thing.key === doc.current;
@@ -69,7 +79,7 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
       if (!document.hidden) draw();
     }, 120);
     return () => clearInterval(clock);
-  }, [doc, layers, line, width, height, picture]);
+  }, [doc, layers, line, width, height, picture, loads]);
 
   const at = (event: { clientX: number; clientY: number }) => {
     const area = frame.current!.getBoundingClientRect();
@@ -154,7 +164,7 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
         onKeyDown={key}
         onBlur={() => setCross(null)}
       >
-        <img src={source} alt="" draggable={false} className="block size-full" onError={missing} />
+        <img key={round} ref={image} src={source} alt="" draggable={false} className={`block size-full ${away ? "opacity-0" : ""}`} onError={missing} onLoad={() => (setAway(false), setLoads((n) => n + 1))} />
         <canvas ref={canvas} width={width} height={height} className="pointer-events-none absolute inset-0 size-full" />
         {drawnBox && (
           <div
@@ -184,6 +194,19 @@ export function Stage({ state, tool, radius, onEscape }: { state: DocState; tool
   );
 }
 
+/** What of the picture belongs to no object, as a shadow over it. Where it is transparent there is nothing to be darkened. */
+function shaded(image: HTMLImageElement, layers: Layer[], width: number, height: number): OffscreenCanvas {
+  const made = new OffscreenCanvas(width, height);
+  const pen = made.getContext("2d")!;
+  pen.drawImage(image, 0, 0, width, height);
+  pen.globalCompositeOperation = "source-in";
+  pen.fillStyle = "rgb(12 12 11 / 0.45)";
+  pen.fillRect(0, 0, width, height);
+  pen.globalCompositeOperation = "destination-out";
+  for (const layer of layers) pen.drawImage(layer.mask, 0, 0, width, height);
+  return made;
+}
+
 const scratch = { fill: new OffscreenCanvas(1, 1), edge: new OffscreenCanvas(1, 1) };
 
 /** The mask in its colour, and its edge: dashed and moving for the current object, plain for the others. */
@@ -197,7 +220,7 @@ function tinted(layer: Layer, colour: string, current: boolean, shift: number): 
   pen.drawImage(layer.mask, 0, 0);
   pen.globalCompositeOperation = "source-in";
   pen.fillStyle = colour;
-  pen.globalAlpha = current ? 0.2 : 0.16;
+  pen.globalAlpha = 0.1;
   pen.fillRect(0, 0, width, height);
   const rim = scratch.edge.getContext("2d")!;
   rim.drawImage(layer.edge, 0, 0);

@@ -1,7 +1,7 @@
 // The page for one picture: bring it, mark objects in it, make them, look at them.
 
-import { useEffect, useMemo, useRef, useState } from "react";
-import { api, ApiError, type JobIn } from "../api";
+import { useEffect, useState } from "react";
+import { api, type JobIn } from "../api";
 import { useText } from "../text";
 import type { Info, Job, Picture } from "../types";
 import { Icon } from "../ui/icons";
@@ -14,12 +14,11 @@ import { drawSeed, Options, useParams } from "./Options";
 import { Objects } from "./Objects";
 import { Result } from "./Result";
 import { Stage, type Tool } from "./Stage";
-import { currentOf, type Doc, newDoc, newThing, type Thing } from "./things";
+import { type Doc, newDoc, newThing, type Thing } from "./things";
 import { RADII, Tools } from "./Tools";
 import { useDoc } from "./useDoc";
 import { useJob } from "./useJob";
-
-const KEYS: Record<string, Tool> = { p: "add", n: "remove", b: "box", d: "brush", e: "erase" };
+import { hintOf, useKeys } from "./useKeys";
 
 export function Studio({ jobId, info }: { jobId: string | null; info: Info | null }) {
   const { say } = useText();
@@ -33,12 +32,12 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
   const [sending, setSending] = useState(false);
   const [problem, setProblem] = useState<unknown>(null);
   const [makeable, setMakeable] = useState<Thing[]>([]);
-  const { job, gone } = useJob(jobId);
+  const { job, gone, preview } = useJob(jobId);
   const nameOf = (number: number) => say("objects.default", { number });
 
   const open = async (file: Blob, name: string) => {
     const limit = info?.limits.max_body ?? Infinity;
-    setProblem(file.size > limit ? new ApiError(413, "E_TOO_LARGE", say("error.large"), "") : null);
+    setProblem(file.size > limit ? new Error(say("error.large")) : null);
     if (file.size > limit || opening) return;
     setOpening(true);
     try {
@@ -81,6 +80,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
         asked = { image_id: doc!.picture.id, mask_ids: masks, names: makeable.map((thing) => thing.name), name, params };
       }
       go(`#/jobs/${(await api.addJob(asked)).id}`);
+      show();
     } catch (problem) {
       setProblem(problem);
     } finally {
@@ -104,33 +104,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
     };
   }, [job?.id]); // eslint-disable-line
 
-  const latest = useRef<(event: KeyboardEvent) => void>(() => undefined);
-  latest.current = (event) => {
-    const target = event.target as HTMLElement;
-    const typing = target.matches("input:not([type=checkbox]):not([type=range]), textarea, select") || document.querySelector("dialog[open]") !== null;
-    const command = event.ctrlKey || event.metaKey;
-    if (command && event.key === "Enter" && makeable.length && !sending) void send();
-    else if (typing || !doc) return;
-    else if (command && event.key.toLowerCase() === "z") (event.shiftKey ? state.redo : state.undo)();
-    else if (command && event.key.toLowerCase() === "y") state.redo();
-    else if (!command && !event.altKey && KEYS[event.key.toLowerCase()]) setTool(KEYS[event.key.toLowerCase()]!);
-    else if (event.key === "[" || event.key === "]") setRadius(RADII[Math.min(RADII.length - 1, Math.max(0, RADII.indexOf(radius as (typeof RADII)[number]) + (event.key === "]" ? 1 : -1)))]!);
-    else return;
-    event.preventDefault();
-  };
-  useEffect(() => {
-    const press = (event: KeyboardEvent) => latest.current(event);
-    document.addEventListener("keydown", press);
-    return () => document.removeEventListener("keydown", press);
-  }, []);
-
-  const hint = useMemo(() => {
-    if (!doc) return "";
-    if (state.nothing) return say("hint.nothing");
-    const thing = currentOf(doc);
-    if (!thing.base && !thing.strokes.length) return say("hint.click");
-    return !thing.points.length && (thing.method === "alpha" || thing.method === "border") ? say("hint.auto") : say(matchMedia("(pointer: coarse)").matches ? "hint.moreTouch" : "hint.more");
-  }, [doc, state.nothing, say]);
+  useKeys({ state, setTool, radius, setRadius, send: makeable.length && !sending ? () => void send() : null });
   const shown = problem ?? state.problem;
 
   return (
@@ -151,7 +125,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
                 <Stage state={state} tool={tool} radius={radius} onEscape={() => setTool("add")} />
               </div>
               <p className={`mb-2.5 min-h-5 text-sm ${state.nothing ? "text-warn" : "text-soft"}`} role="status">
-                {hint}
+                {hintOf(state, say)}
               </p>
               <div className="max-h-44 min-h-0 overflow-y-auto">
                 <Objects state={state} />
@@ -174,7 +148,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
             </>
           )}
         </section>
-        <Result key={job?.id} job={job} onAgain={(from) => void send(drawSeed(), from)} onRetry={(from) => void retry(from)} />
+        <Result key={job?.id} job={job} preview={preview} onAgain={(from) => void send(drawSeed(), from)} onRetry={(from) => void retry(from)} />
       </div>
       <History current={jobId} onOpen={(one) => go(`#/jobs/${one.id}`)} onForgotten={(one) => one.id === jobId && go("#/")} />
       <Options open={options} onClose={() => setOptions(false)} params={params} onChange={setParams} info={info} />
@@ -185,6 +159,13 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
       )}
     </>
   );
+}
+
+/** Where the result stands below the picture: bring it into sight. */
+function show(): void {
+  if (!matchMedia("(width < 64rem)").matches) return;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  document.getElementById("result")?.scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
 }
 
 /** A job's picture and masks, to be worked on again. */

@@ -21,9 +21,12 @@ export const en = {
   "token.text": "It was printed when the server started, unless SAM3D_TOKEN was set.",
   "token.field": "Token",
   "token.send": "Continue",
+  "token.wrong": "This is not the token.",
 
   "drop.title": "Drop a picture here",
   "drop.text": "or paste it. PNG, JPEG or WebP, up to {size} MB.",
+  "drop.titleTouch": "Begin with a picture",
+  "drop.textTouch": "PNG, JPEG or WebP, up to {size} MB.",
   "drop.choose": "Choose a picture",
   "drop.camera": "Take a photo",
   "drop.samples": "Or start with one of these",
@@ -108,7 +111,9 @@ export const en = {
   "job.cancel": "Cancel",
   "job.retry": "Try again",
   "job.took": "{engine}, seed {seed}, {seconds} s",
+  "job.preview": "The shape so far",
   "job.cached": "from an earlier run",
+  "stage.start": "Starting",
   "stage.point map": "Measuring the picture",
   "stage.picture": "Looking at the picture",
   "stage.structure": "Finding the shape",
@@ -135,6 +140,7 @@ export const en = {
   "view.divider": "Divider between mesh and splats",
   "view.canvas": "The result in three dimensions. Arrow keys turn it, plus and minus change the distance.",
   "view.loading": "Loading the result",
+  "view.thinned": "{shown} of {all} splats are shown on this device. The file has all.",
   "view.failed": "The result can't be shown: {reason}",
   "view.noWebgl": "this browser has no WebGL 2. The files can be downloaded all the same",
   "result.download": "Download",
@@ -183,7 +189,6 @@ export const en = {
 
   "error.offline": "The server doesn't answer. Is it still running?",
   "error.large": "That file is too large.",
-  "error.busy": "The server is busy. Try again in a moment.",
   "error.close": "Close",
 } as const;
 

@@ -1,32 +1,25 @@
-import { createContext, type ReactNode, useContext, useEffect, useMemo, useState } from "react";
-import { remember, remembered } from "../ui/memory";
+import { createContext, type ReactNode, useContext, useEffect, useMemo } from "react";
+import { useShared } from "../ui/memory";
 import { en, type Key } from "./en";
 import { ja } from "./ja";
 
 export type Language = "en" | "ja";
 export type Say = (key: Key, values?: Record<string, string | number>) => string;
 
-const Context = createContext<{ language: Language; setLanguage: (next: Language) => void; say: Say }>(null!);
-
-function first(): Language {
-  const kept = remembered<string>("language", "");
-  return kept === "ja" || (kept === "" && navigator.language.startsWith("ja")) ? "ja" : "en";
-}
+const Context = createContext<{ language: Language; locale: string; setLanguage: (next: Language) => void; say: Say }>(null!);
 
 export function Texts({ children }: { children: ReactNode }) {
-  const [language, set] = useState<Language>(first);
+  const [chosen, setLanguage] = useShared<string>("language", navigator.language.startsWith("ja") ? "ja" : "en");
+  const language: Language = chosen === "ja" ? "ja" : "en";
   useEffect(() => {
     document.documentElement.lang = language;
   }, [language]);
   const value = useMemo(() => {
     const words: Record<Key, string> = language === "ja" ? ja : en;
     const say: Say = (key, values = {}) => (words[key] ?? key).replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
-    const setLanguage = (next: Language) => {
-      remember("language", next);
-      set(next);
-    };
-    return { language, setLanguage, say };
-  }, [language]);
+    const locale = navigator.language.startsWith(language) ? navigator.language : language; // for dates: 24 hours in Britain, 12 in the States
+    return { language, locale, setLanguage, say };
+  }, [language]); // eslint-disable-line
   return <Context.Provider value={value}>{children}</Context.Provider>;
 }
 

@@ -21,9 +21,12 @@ export const ja: Record<Key, string> = {
   "token.text": "SAM3D_TOKEN を設定していない場合は、サーバーの起動時に表示されています。",
   "token.field": "トークン",
   "token.send": "続ける",
+  "token.wrong": "トークンが違います。",
 
   "drop.title": "ここに画像をドロップ",
   "drop.text": "貼り付けもできます。PNG・JPEG・WebP、{size} MB まで。",
+  "drop.titleTouch": "画像から始めましょう",
+  "drop.textTouch": "PNG・JPEG・WebP、{size} MB まで。",
   "drop.choose": "画像を選ぶ",
   "drop.camera": "写真を撮る",
   "drop.samples": "サンプルで試す",
@@ -108,7 +111,9 @@ export const ja: Record<Key, string> = {
   "job.cancel": "キャンセル",
   "job.retry": "もう一度",
   "job.took": "{engine}、シード {seed}、{seconds} 秒",
+  "job.preview": "途中の形",
   "job.cached": "以前の結果",
+  "stage.start": "起動中",
   "stage.point map": "画像を計測しています",
   "stage.picture": "画像を解析しています",
   "stage.structure": "形を求めています",
@@ -135,6 +140,7 @@ export const ja: Record<Key, string> = {
   "view.divider": "メッシュとスプラットの境目",
   "view.canvas": "3D の結果。矢印キーで回転、プラスとマイナスで距離を変えます。",
   "view.loading": "結果を読み込んでいます",
+  "view.thinned": "この端末では {all} 個のうち {shown} 個のスプラットを表示しています。ファイルには全部入っています。",
   "view.failed": "結果を表示できません：{reason}",
   "view.noWebgl": "このブラウザーは WebGL 2 に対応していません。ファイルはダウンロードできます",
   "result.download": "ダウンロード",
@@ -183,6 +189,5 @@ export const ja: Record<Key, string> = {
 
   "error.offline": "サーバーが応答しません。起動しているか確認してください。",
   "error.large": "ファイルが大きすぎます。",
-  "error.busy": "サーバーが混み合っています。少し待ってからお試しください。",
   "error.close": "閉じる",
 };

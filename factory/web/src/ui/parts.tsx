@@ -1,8 +1,8 @@
 // Small parts that several screens have.
 
 import { type ReactNode, useEffect, useRef } from "react";
-import { ApiError } from "../api";
 import { useText } from "../text";
+import { useProblem } from "../text/errors";
 import { Icon, type IconName } from "./icons";
 
 export function IconButton(props: { icon: IconName; label: string; onClick: () => void; pressed?: boolean; disabled?: boolean; className?: string }) {
@@ -53,19 +53,23 @@ export function Spinner({ className = "size-5" }: { className?: string }) {
   );
 }
 
-/** An error in the page's language where it has words for it; else in the server's. */
+/** An error in the page's language, with the server's own words where those are in another one. */
 export function ErrorNote({ problem, onClose }: { problem: unknown; onClose?: () => void }) {
   const { say } = useText();
-  const found = problem instanceof ApiError ? problem : null;
-  const own = found?.status === 0 ? say("error.offline") : found?.status === 429 ? say("error.busy") : null;
-  const text = own ?? (problem instanceof Error ? problem.message : String((problem as { message?: string }).message ?? problem));
-  const hint = own ? "" : ((problem as { hint?: string }).hint ?? "");
+  const { text, hint, detail } = useProblem()(problem);
   return (
     <div role="alert" className="flex items-start gap-3 rounded-xl bg-bad-wash px-4 py-3 text-sm text-bad">
       <Icon name="warn" className="mt-px size-5 shrink-0" />
-      <p className="min-w-0 flex-1 break-words">
-        <span className="font-medium">{text}</span> <span className="opacity-85">{hint}</span>
-      </p>
+      <div className="min-w-0 flex-1 break-words">
+        <p>
+          <span className="font-medium">{text}</span> <span className="opacity-85">{hint}</span>
+        </p>
+        {detail && (
+          <p lang="en" className="mt-0.5 text-xs opacity-85">
+            {detail}
+          </p>
+        )}
+      </div>
       {onClose && (
         <button type="button" className="-m-1 p-1" aria-label={say("error.close")} onClick={onClose}>
           <Icon name="close" className="size-4" />
@@ -102,7 +106,7 @@ export function Modal(props: { open: boolean; onClose?: () => void; label: strin
 
 export function Progress({ value, label }: { value: number | null; label: string }) {
   return (
-    <div role="progressbar" aria-label={label} aria-valuemin={0} aria-valuemax={100} aria-valuenow={value === null ? undefined : Math.round(value * 100)} className="h-1.5 w-full overflow-hidden rounded-full bg-sunk">
+    <div role="progressbar" aria-label={label} aria-valuemin={0} aria-valuemax={100} aria-valuenow={value === null ? undefined : Math.round(value * 100)} className="h-1.5 w-full overflow-hidden rounded-full bg-line">
       <div className={`h-full rounded-full bg-accent transition-[width] duration-300 ${value === null ? "w-1/4 animate-pulse" : ""}`} style={value === null ? undefined : { width: `${Math.max(2, value * 100)}%` }} />
     </div>
   );

@@ -13,7 +13,7 @@ export function fileOf(job: Job, name: string) {
 const still = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export default function Viewer({ job }: { job: Job }) {
-  const { say } = useText();
+  const { say, language } = useText();
   const canvas = useRef<HTMLCanvasElement>(null);
   const scene = useRef<Scene3d | null>(null);
   const [state, setState] = useState<"loading" | "ready" | string>("loading");
@@ -83,10 +83,11 @@ export default function Viewer({ job }: { job: Job }) {
     event.preventDefault();
   };
   const ready = state === "ready";
+  const number = (value: number) => value.toLocaleString(language);
   return (
     <div className="flex h-full flex-col gap-2.5">
-      <div className="flex min-h-9 flex-wrap items-center gap-1 max-sm:gap-0">
-        <div className="text-sm max-sm:[&_.segment>*]:px-2 [&_.segment]:p-0.5">
+      <div className="flex min-h-9 flex-wrap items-center gap-1 max-sm:gap-0 max-sm:[&_.icon-button]:size-8.5">
+        <div className="text-sm max-sm:[&_.segment]:auto-cols-auto max-sm:[&_.segment>*]:px-2 [&_.segment]:p-0.5">
           <Choice<Mode>
             label={say("result.title")}
             value={mode}
@@ -110,6 +111,11 @@ export default function Viewer({ job }: { job: Job }) {
             <span className="pointer-events-none absolute right-3 bottom-12 rounded-md bg-card/85 px-2 py-0.5 text-xs text-soft">{say("view.splat")}</span>
             <input type="range" aria-label={say("view.divider")} className="absolute inset-x-3 bottom-3 accent-(--accent)" min={0} max={100} value={Math.round(divider * 100)} onChange={(event) => setDivider(Number(event.target.value) / 100)} />
           </>
+        )}
+        {ready && mode !== "mesh" && scene.current && scene.current.count.shown < scene.current.count.all && (
+          <p className="pointer-events-none absolute inset-x-3 top-3 rounded-lg bg-card/85 px-2.5 py-1 text-center text-xs text-soft" role="note">
+            {say("view.thinned", { shown: number(scene.current.count.shown), all: number(scene.current.count.all) })}
+          </p>
         )}
         {!ready && (
           <div className="absolute inset-0 flex flex-col items-center justify-center gap-3 p-6 text-center text-soft" role="status">

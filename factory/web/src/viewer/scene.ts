@@ -4,6 +4,7 @@ import { SparkRenderer, SplatMesh } from "@sparkjsdev/spark";
 import * as three from "three";
 import { OrbitControls } from "three/addons/controls/OrbitControls.js";
 import { GLTFLoader } from "three/addons/loaders/GLTFLoader.js";
+import { thinned } from "./thin";
 
 export type Mode = "mesh" | "splat" | "compare";
 export interface Files {
@@ -12,6 +13,8 @@ export interface Files {
   frame: string; // of the splats: y_down, y_up, z_up (docs/frames.md)
 }
 const TURN = 0.35; // radians a second
+const MOST = 200_000; // splats on a small device: phones choke on 300,000
+const small = () => matchMedia("(max-width: 640px), (max-height: 500px) and (pointer: coarse)").matches;
 
 export class Scene3d {
   private renderer: three.WebGLRenderer;
@@ -31,13 +34,14 @@ export class Scene3d {
   wireframe = false;
   turning = false;
   divider = 0.5;
+  /** How many splats there are, and how many of them are drawn. */
+  count = { shown: 0, all: 0 };
   /** Told when a picture has been drawn, with what was visible in it. */
   onDrawn: ((what: { mesh: boolean; splat: boolean }) => void) | null = null;
 
   constructor(private canvas: HTMLCanvasElement) {
     this.renderer = new three.WebGLRenderer({ canvas, alpha: true, antialias: devicePixelRatio < 2, preserveDrawingBuffer: true });
-    const phone = matchMedia("(max-width: 640px)").matches;
-    this.renderer.setPixelRatio(Math.min(devicePixelRatio, phone ? 1.5 : 2));
+    this.renderer.setPixelRatio(Math.min(devicePixelRatio, small() ? 1.5 : 2));
     this.renderer.setClearColor(0, 0);
     this.spark = new SparkRenderer({ renderer: this.renderer, onDirty: () => this.draw() });
     this.scene.add(this.spark);
@@ -48,7 +52,7 @@ export class Scene3d {
     this.scene.add(this.camera);
     this.controls = new OrbitControls(this.camera, canvas);
     this.controls.enableDamping = false;
-    this.controls.touches = { ONE: three.TOUCH.ROTATE, TWO: three.TOUCH.DOLLY_PAN };
+    this.controls.touches = { ONE: three.TOUCH.ROTATE, TWO: three.TOUCH.DOLLY_ROTATE };
     this.controls.addEventListener("change", () => this.draw());
     this.observer = new ResizeObserver(() => this.fit());
     this.observer.observe(canvas.parentElement!);
@@ -85,7 +89,9 @@ export class Scene3d {
   private async splat(url: string, frame: string): Promise<SplatMesh> {
     const answer = await fetch(url);
     if (!answer.ok) throw new Error(`splat.ply: ${answer.status}`);
-    const mesh = new SplatMesh({ fileBytes: await answer.arrayBuffer(), fileName: "splat.ply" });
+    const found = thinned(await answer.arrayBuffer(), small() ? MOST : Infinity);
+    const mesh = new SplatMesh({ fileBytes: found.bytes, fileName: "splat.ply" });
+    this.count = { shown: found.shown, all: found.all };
     await mesh.initialized;
     if (frame === "y_down") mesh.rotation.x = Math.PI;
     if (frame === "z_up") mesh.rotation.x = -Math.PI / 2;
