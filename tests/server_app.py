@@ -142,7 +142,7 @@ class OnPort:
         root, limits, access, workers = self._made
         self.service = Service(root, limits, [{} for _ in range(workers)], stub)
         config = uvicorn.Config(
-            make_app(self.service, access), http=protocol(limits.head_time), ws="none", log_config=None, timeout_graceful_shutdown=1
+            make_app(self.service, access), http=protocol(limits), ws="none", log_config=None, timeout_graceful_shutdown=1
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener.dup()]})

@@ -263,6 +263,17 @@ def test_batch_on_a_server(url: str, tmp_path: Path) -> None:
     assert {event["name"] for event in ran.only("done")} == {"a", "b"} and (tmp_path / "out" / "a" / "model.glb").is_file()
 
 
+def test_a_batch_larger_than_the_server_takes_at_once(tmp_path: Path) -> None:
+    """`batch --server` sends its items one by one: neither the size of a batch nor that of the queue bounds it."""
+    for n in range(7):
+        sprite(tmp_path / "in" / f"{n}.png", shade=20 * n)
+    nothing = {"SAM3D_WORKER_COMMAND": "", "SAM3D_WORKER_PYTHON": "/no/python/here"}
+    with on_port(tmp_path / "data", limits=replace(SMALL, max_batch=2, max_queue=2)) as (url, _):
+        ran = cli("batch", tmp_path / "in", "-o", tmp_path / "out", "--server", url, "--workers", "4", "--json", variables=nothing)
+    assert ran.code == 0, ran.err + ran.out
+    assert len(ran.only("done")) == 7
+
+
 def test_prepare(url: str) -> None:
     with RemoteBackend(url) as remote:
         events = list(remote.prepare(PrepareRequest(image=request().image)))

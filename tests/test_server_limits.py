@@ -14,7 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comfyui_sam3d.contract.errors import Sam3dError, StorageError
+from comfyui_sam3d.contract.errors import JobCancelled, Sam3dError, StorageError
+from comfyui_sam3d.contract.frames import encode_frame
+from comfyui_sam3d.contract.messages import Export, Hello, to_wire
+from comfyui_sam3d.contract.request import ExportOptions
+from comfyui_sam3d.contract.scene import Scene
+from comfyui_sam3d.contract.version import PROTOCOL, VERSION
 from comfyui_sam3d.factory.server.keeper import tidy
 from comfyui_sam3d.factory.server.limits import MIB
 from fastapi.testclient import TestClient
@@ -197,8 +202,103 @@ def test_http_that_is_none(tmp_path: Path) -> None:
                 except ConnectionError:
                     pass
         with socket.create_connection(address) as connection:
+            connection.sendall(b"\x16\x03\x01\x02\0\x01\0\x01")
+            assert refusal(said(connection)) == (400, "E_OPTION")
+        with socket.create_connection(address) as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             assert b'"ok"' in said(connection)
+
+
+def refusal(answer: bytes) -> tuple[int, str]:
+    """Status and code of a whole answer, which has the body and the headers of all errors."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    lines = head.decode().splitlines()
+    assert {"content-type: application/json", "x-content-type-options: nosniff", f"content-length: {len(body)}"} <= set(lines), lines
+    problem = json.loads(body)["error"]
+    assert set(problem) == {"code", "message", "hint"} and problem["message"] and problem["hint"]
+    return int(lines[0].split()[1]), problem["code"]
+
+
+def test_connections_are_counted(tmp_path: Path) -> None:
+    with on_port(tmp_path, limits=replace(SMALL, max_connections=3)) as (url, _):
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        open_ones = [socket.create_connection(address) for _ in range(3)]
+        time.sleep(0.1)
+        with socket.create_connection(address) as beyond:
+            answer = said(beyond)
+            assert refusal(answer) == (503, "E_BUSY") and b"retry-after: " in answer
+        open_ones.pop().close()
+        time.sleep(0.1)
+        with socket.create_connection(address) as next_one:
+            next_one.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert b'"ok"' in said(next_one)
+        for one in open_ones:
+            one.close()
+
+
+class Stubborn:
+    """A backend whose exports only end with its worker."""
+
+    def __init__(self, environment: object) -> None:
+        self.closed, self.exports = threading.Event(), 0
+
+    def start(self) -> Hello:
+        return Hello(PROTOCOL, VERSION, 1, "", ("draft",))
+
+    def export(self, *_: object) -> dict[str, bytes]:
+        self.closed.clear()
+        self.exports += 1
+        if not self.closed.wait(20):
+            return {"model.glb": b"late"}
+        raise JobCancelled("The backend was closed.")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def export_frame() -> bytes:
+    message = Export(1, Scene(objects=(), engine="none"), ("glb",), ExportOptions())
+    return b"".join(bytes(part) for part in encode_frame(*to_wire(message)))
+
+
+@pytest.mark.parametrize("end", ["time", "cancel"])
+def test_an_export_has_its_time_and_can_be_cancelled(tmp_path: Path, end: str) -> None:
+    limits = replace(SMALL, job_time=0.5 if end == "time" else 60.0)
+    with server(tmp_path, limits=limits, open_backend=Stubborn) as client:
+        began = time.monotonic()
+        answer = client.post(f"{V1}/frames", content=export_frame(), headers={"Content-Type": "application/octet-stream"})
+        assert answer.status_code == 201, answer.text
+        if end == "cancel":
+            wait(client, answer.json()["id"], ("running",))
+            assert client.post(f"{V1}/jobs/{answer.json()['id']}/cancel").status_code == 202
+        job = wait(client, answer.json()["id"])
+        assert time.monotonic() - began < 10 and job["attempts"] == 1
+        if end == "time":
+            assert job["status"] == "failed" and job["error"]["code"] == "E_TIME_LIMIT" and "--job-time" in job["error"]["hint"]
+        else:
+            assert job["status"] == "canceled"
+
+
+def test_the_server_stops_in_the_middle_of_an_export(tmp_path: Path) -> None:
+    """The job goes back into the queue, and the attempt isn't counted."""
+    with server(tmp_path, open_backend=Stubborn) as client:
+        answer = client.post(f"{V1}/frames", content=export_frame(), headers={"Content-Type": "application/octet-stream"})
+        wait(client, answer.json()["id"], ("running",))
+        began = time.monotonic()
+    assert time.monotonic() - began < 10
+    with server(tmp_path, open_backend=Stubborn, limits=replace(SMALL, job_time=0.3)) as client:
+        assert wait(client, answer.json()["id"])["attempts"] == 1
+
+
+def test_a_batch_beyond_the_limit_says_what_to_do(tmp_path: Path) -> None:
+    with server(tmp_path, limits=replace(SMALL, max_batch=3)) as client:
+        image = send_image(client, alpha=True)["id"]
+        found = error(client.post(f"{V1}/batches", json={"items": [{"image_id": image}] * 4}), 422, "E_OPTION")
+        assert "4 items" in found["message"] and "3" in found["message"] and "several batches" in found["hint"]
+        assert client.post(f"{V1}/batches", json={"items": [{"image_id": image}] * 3}).status_code == 201
+    with server(tmp_path / "short", limits=replace(SMALL, max_queue=2)) as client:  # it would be told to come again for ever
+        image = send_image(client, alpha=True)["id"]
+        error(client.post(f"{V1}/batches", json={"items": [{"image_id": image}] * 3}), 422, "E_OPTION")
 
 
 def test_the_queue_pushes_back(tmp_path: Path) -> None:

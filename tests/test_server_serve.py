@@ -9,10 +9,12 @@ import signal
 import socket
 from pathlib import Path
 
+import pytest
 from comfyui_sam3d.contract.images import read_image
+from comfyui_sam3d.factory.cli import serve
 from PIL import Image
 
-from .factory_cli import cli, sprite
+from .factory_cli import cli, here, sprite
 from .server_process import Served
 
 
@@ -27,6 +29,15 @@ def test_what_serve_refuses_to_start_with(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     ran = cli("serve", "--no-build", "--port", "0", "--data", tmp_path / "file")
     assert ran.code == 1 and "E_" in ran.err and "Traceback" not in ran.err
+
+
+def test_a_taken_port_is_said_before_the_page_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serve, "build_page", lambda quiet: pytest.fail("the page was built first"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = here("serve", "--port", taken.getsockname()[1], "--data", tmp_path / "data", capsys=capsys)
+    assert ran.code == 2 and "--port" in ran.err and not (tmp_path / "data").exists()
 
 
 def test_the_draft_through_the_server_is_the_draft_of_the_command_line(tmp_path: Path) -> None:

@@ -60,9 +60,9 @@ def run(
     )
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     access = access_of(host, token, allow_host, allow_origin)
-    if not no_build:
-        build_page(quiet)
-    with listen(host, port) as listener:
+    with listen(host, port) as listener:  # before the page is built: a port that is taken is said at once
+        if not no_build:
+            build_page(quiet)
         number = listener.getsockname()[1]
         run_server(listener, data.absolute(), limits, slots, access, lambda: say_where(host, number, token if made else None))
     return OK

@@ -124,7 +124,7 @@ class BatchIn(In):
     """Jobs that belong together. params: of every item that doesn't say otherwise."""
 
     name: Name = "batch"
-    items: list[JobIn] = Field(min_length=1, max_length=Limits.max_batch)
+    items: list[JobIn] = Field(min_length=1, description="As many as `max_batch` of GET /info says; more are several batches.")
     params: Parameters | None = None  # type: ignore[valid-type]
 
 

@@ -1,43 +1,68 @@
-"""uvicorn's HTTP protocol with one more timer: a connection has so many seconds to send a whole request head."""
+"""uvicorn's HTTP protocol with a bound on connections, one more timer (a connection has so many seconds to send a whole request head), and our own words for
+what is refused before there is a call."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-_LATE = b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s"
-_TEXT = b'{"error":{"code":"E_TIME_LIMIT","message":"The request came too slowly.","hint":"Send it again over a faster connection."}}'
+from ...contract.errors import BusyError, OptionError, Sam3dError, TimeLimitError
+from .answers import RETRY_AFTER, body_of
+from .gate import HEADERS
+from .limits import Limits
 
 
-def protocol(head_time: float) -> type[asyncio.Protocol]:
+def protocol(limits: Limits) -> type[asyncio.Protocol]:
     """A protocol class for uvicorn's `http`."""
 
-    class Timed(H11Protocol):
+    class Bounded(H11Protocol):
         _late: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._late = self.loop.call_later(head_time, self._too_late)
+            if len(self.connections) > limits.max_connections:
+                self._refuse(503, BusyError(f"{limits.max_connections} connections are open."))
+                return
+            self._late = self.loop.call_later(limits.head_time, self._too_late)
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():  # refused
+                return
             super().data_received(data)
             waiting = self.cycle is None or self.cycle.response_complete
             if not waiting and self._late is not None:
                 self._late.cancel()
                 self._late = None
             elif waiting and self._late is None:  # the first bytes of the next head on a connection that is kept
-                self._late = self.loop.call_later(head_time, self._too_late)
+                self._late = self.loop.call_later(limits.head_time, self._too_late)
 
         def connection_lost(self, exc: Exception | None) -> None:
             if self._late is not None:
                 self._late.cancel()
             super().connection_lost(exc)
 
+        def send_400_response(self, msg: str) -> None:
+            self._refuse(400, OptionError("This is no HTTP request.", "Speak HTTP/1.1; where TLS is meant, a proxy must stand in front."))
+
         def _too_late(self) -> None:
             if not self.transport.is_closing():
-                self.transport.write(_LATE % (len(_TEXT), _TEXT))
-                self.transport.close()
+                self._refuse(408, TimeLimitError("The request came too slowly.", "Send it again over a faster connection."))
 
-    return Timed
+        def _refuse(self, status: int, problem: Sam3dError) -> None:
+            self.transport.write(_answer(status, problem))
+            self.transport.close()
+
+    return Bounded
+
+
+def _answer(status: int, problem: Sam3dError) -> bytes:
+    """A whole answer of HTTP/1.1, with the body and the headers that all errors have."""
+    body = json.dumps(body_of(problem)).encode()
+    more = {"retry-after": str(RETRY_AFTER)} if isinstance(problem, BusyError) else {}
+    own = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", "cache-control": "no-store"}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {value}" for name, value in {**own, **HEADERS, **more}.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body

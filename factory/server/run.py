@@ -44,12 +44,11 @@ def run(
     ready()
     config = uvicorn.Config(
         app,
-        http=protocol(limits.head_time),
+        http=protocol(limits),
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=1024,
         timeout_graceful_shutdown=GRACE,
     )
     _Server(config, service.hub).run(sockets=[listener])

@@ -168,10 +168,32 @@ class Slot:
 
     def _make(self, job: str, piece: work.Work, deadline: float) -> Scene | dict[str, bytes]:
         if piece.call is not None:
-            self._store.running(job)
-            return piece.call(self._backend)
+            self._surely(lambda: self._store.running(job))
+            return self._call(job, piece.call, deadline)
         assert piece.begin is not None
         return self._watch(job, piece.begin(self._backend), deadline)
+
+    def _call(self, job: str, call: Callable[[Backend], dict[str, bytes]], deadline: float) -> dict[str, bytes]:
+        """A call that can't be cancelled: where it must end, it does with its worker. Raises the job's Sam3dError."""
+        why: list[Sam3dError] = []
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(TICK):
+                if not why and (found := self._stopped(job, deadline)) is not None:
+                    why.append(found)
+                if why:  # again and again: it may have been about to start one
+                    self._backend.close()
+
+        watcher = threading.Thread(target=watch, name=f"sam3d-watch-{self.name}", daemon=True)
+        watcher.start()
+        try:
+            return call(self._backend)
+        except Sam3dError as problem:
+            raise (why[0] if why else problem) from None
+        finally:
+            over.set()
+            watcher.join()
 
     def _write(self, row: Row, key: str, piece: work.Work, made: Scene | dict[str, bytes], began: float) -> None:
         """On the writer's thread: the end of an attempt."""

@@ -8,7 +8,7 @@ from fastapi import Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from ....contract.errors import ConflictError
+from ....contract.errors import ConflictError, OptionError
 from ....contract.names import safe_filename
 from .. import intake, models, params, views
 from ..service import Service
@@ -33,6 +33,9 @@ async def add_batch(service: Serves, response: Response, body: models.BatchIn, k
 
 
 def _items(service: Service, body: models.BatchIn) -> list[NewJob]:
+    most = min(service.limits.max_batch, service.limits.max_queue)
+    if len(body.items) > most:
+        raise OptionError(f"The batch has {len(body.items)} items, and may have {most}.", "Send its items as several batches.")
     common = params.given(body.params)
     return [intake.job(service, item, common) for item in body.items]
 
