@@ -22,6 +22,7 @@ from comfyui_sam3d.worker.geometry.frames import (
     CANONICAL_TO_OBJECT,
     FRAMES,
     P3D_TO_SCENE,
+    Motion,
     from_sam3d_pose,
     to_sam3d_pose,
 )
@@ -199,6 +200,18 @@ def test_quaternions_of_any_rotation_come_back() -> None:
     assert np.allclose(np.abs((back * some).sum(axis=1)), 1, atol=1e-12)
     a, b = some[:250], some[250:]
     assert np.allclose(rotation_matrices(quaternion_product(a, b)), rotation_matrices(a) @ rotation_matrices(b), atol=1e-12)
+
+
+def test_splats_are_moved_as_the_formulas_say_to_the_last_bit() -> None:
+    """Zeros of either sign too, which quaternions of splats that aren't turned are full of."""
+    rng = np.random.default_rng(2)
+    turns, places = rng.normal(size=(400, 4)).astype(np.float32), rng.normal(size=(400, 3)).astype(np.float32)
+    turns[:200][rng.random((200, 4)) < 0.4] *= 0
+    turns[200], turns[201] = (1, 0, 0, 0), (0, -0.0, 0, -1)
+    for own in (*FRAMES.values(), POSE.rotation_matrix()):
+        motion, product = Motion(own, POSE.scale, POSE.translation), quaternion_product(rotation_quaternions(own), turns.astype(np.float64))
+        assert motion.rotations(turns).T.tobytes() == product.astype(np.float32).tobytes()
+        assert np.allclose(motion.positions(places).T, POSE.scale * (places @ own.T) + POSE.translation, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 4, 9, 16])

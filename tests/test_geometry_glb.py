@@ -92,8 +92,12 @@ def test_glb_by_two_libraries() -> None:
     assert (outward > 0.2).all()
 
 
-def test_seam_has_one_normal() -> None:
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_seam_has_one_normal(zero: float) -> None:
     mesh = globe()
+    vertices = mesh.vertices.reshape(9, 13, 3).copy()
+    vertices[:, -1, 0] = zero  # what it is already, but for the sign
+    mesh = mesh.replace(vertices=vertices.reshape(-1, 3))
     root, blob = chunks(glb(scene_of(SceneObject("a", mesh))))
     normals = accessor(root, blob, root["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]).reshape(9, 13, 3)
     assert np.array_equal(normals[:, 0], normals[:, -1])

@@ -286,7 +286,7 @@ def test_blocks_leave_no_seam(monkeypatch) -> None:
         for module, name in ((frames, "_BLOCK"), (writer, "_BLOCK"), (gaussians, "BLOCK")):
             monkeypatch.setattr(module, name, size)
         turned = move_splats(decoded.splats_of(raw), frames.P3D_TO_SCENE @ CANONICAL_TO_OBJECT, 1.7, (0.1, 0.2, 0.3))
-        made.append((ply_of_rows(raw.records().numpy()), splat_ply(turned)))
+        made.append((ply_of_rows(raw.records().numpy()), bytes(splat_ply(turned))))
     assert made[1:] == made[:1] * 3
     assert ply_of_rows(np.asfortranarray(raw.records().numpy().astype(">f8"))) == made[0][0]  # however the numbers stand in memory
     assert [len(file) for file in made[0]] == [file.index(b"end_header\n") + 11 + 68 * rows for file, rows in zip(made[0], (23, 21))]

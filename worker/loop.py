@@ -56,7 +56,7 @@ ENCODE_SHARE = 0.3
 TRACE_KEPT = 20_000  # characters of a traceback, its end
 
 Encode = Callable[
-    [Scene, Iterable[str], "ExportOptions | None", "Job | None", "np.ndarray | None"], Mapping[str, bytes]
+    [Scene, Iterable[str], "ExportOptions | None", "Job | None", "np.ndarray | None"], Mapping[str, "bytes | memoryview"]
 ]  # the last: the photo
 Ready = Callable[[Iterable[str], ExportOptions], None]
 Load = Callable[[], Engine]
@@ -201,7 +201,7 @@ def _load(wanted: str, engines: Mapping[str, Load]) -> tuple[str, Engine]:
         raise SetupError(f"The engine {name!r} can't be loaded: {problem}.", detail=_trace(problem)) from None
 
 
-def _as_arrays(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
+def _as_arrays(files: Mapping[str, bytes | memoryview]) -> dict[str, np.ndarray]:
     return {name: np.frombuffer(data, np.uint8) for name, data in files.items()}
 
 

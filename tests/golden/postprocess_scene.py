@@ -49,7 +49,11 @@ def gaussian_ply(x, meta):
         wrong.append("the golden's own header isn't the one of its metadata")
     for who, file, bound in (
         ("the original's columns", ply_of_rows(raw.records().numpy()), rows),
-        ("our file", splat_ply(splats), np.hstack([rows[:, :13], rows[:, 13:] / np.linalg.norm(rows[:, 13:], axis=1, keepdims=True)])),
+        (
+            "our file",
+            bytes(splat_ply(splats)),
+            np.hstack([rows[:, :13], rows[:, 13:] / np.linalg.norm(rows[:, 13:], axis=1, keepdims=True)]),
+        ),
     ):
         ours, values = _parts(file)
         if ours != head or values.shape != rows.shape:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
@@ -13,7 +13,7 @@ import numpy as np
 from ...contract.errors import OptionError, OutputError
 from ...contract.names import unique_filenames
 from ...contract.request import FORMATS, MESH_PICTURES, MESHES, PICTURES, SPLATS, ExportOptions
-from ...contract.scene import Scene, SceneObject, Splats
+from ...contract.scene import Pose, Scene, SceneObject, Splats
 from ...contract.targets import METRES
 from ..job import Job, QuietJob
 from .assemble import Assembly
@@ -22,44 +22,44 @@ from .files.mesh_ply import mesh_ply
 from .files.obj import obj
 from .files.png import Textures
 from .files.splat import splat
-from .files.splat_ply import splat_ply
+from .files.splat_ply import SplatPly
 from .files.stl import stl
-from .frames import FRAMES, move_mesh, move_splats, place_mesh, place_splats
-from .surfaces import checked
+from .frames import FRAMES, Motion, move_mesh, move_splats, place_mesh, place_splats
+from .surfaces import checked, textured
 
 T = TypeVar("T")
-WRITERS = min(4, os.cpu_count() or 1)  # files that are being made at a time: each is held in memory
+File = bytes | memoryview
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+HANDS = min(8, CORES)  # threads for what files are made of: a texture, or some thousand splats, each
+WRITERS = min(4, CORES)  # files that are being put together at a time: some take several times their size in memory
 _WITH_NODES = ("glb", "obj")  # formats of named parts: levels of detail, hulls and the ground go into these
 _UP = {"y": FRAMES["y_up"], "z": FRAMES["z_up"]}
 
 
 def encode(
     scene: Scene, formats: Iterable[str], options: ExportOptions | None = None, job: Job | None = None, photo: np.ndarray | None = None
-) -> dict[str, bytes]:
-    """File name -> bytes, for each format the whole scene: GLB with a node per object, the others with the poses applied.
+) -> dict[str, File]:
+    """File name -> bytes or a view of them, for each format the whole scene: GLB with a node per object, the others with the poses applied.
 
     With several objects and `options.objects`, also `objects/<name>.<suffix>` one by one, each in its own frame, for every mesh and splat
     format. An object without a mesh is left out of mesh files, one without splats out of splat files; a scene without any is an
     OutputError. Raises OptionError for an unknown format, OutputError for a missing or broken mesh and SetupError for a missing package before anything is
     encoded, and OutputError for splats without a finite row when it comes to them. Pictures show the scene as the engine placed it, whatever the options move.
-    job: told between any two textures, files and pictures; lets its JobCancelled pass. photo: uint8 (H, W, 3) sRGB, what the scene was made of: `overlay` needs it.
+    job: told between any two textures, files, pictures and lots of splats; lets its JobCancelled pass. photo: uint8 (H, W, 3) sRGB, what the scene was made of: `overlay` needs it.
     """
     options = options or ExportOptions()
     wanted = list(dict.fromkeys(formats))
     for kind in wanted:
         _check(scene, kind, photo)
     ready(wanted, options)
-    files: dict[str, bytes] = {}
+    files: dict[str, File] = {}
     pictures = [kind for kind in wanted if kind in PICTURES]
-    formats = [kind for kind in wanted if kind not in PICTURES]
-    assembly, textures = Assembly(scene, options) if formats else None, Textures()
-    tasks = _tasks(assembly, formats, options, textures) if assembly is not None else []
-    ahead = _pictured(assembly.scene, formats) if assembly is not None else []
+    ahead, tasks = _tasks(scene, [kind for kind in wanted if kind not in PICTURES], options)
     turns = sum(kind in ("turntable", "video") for kind in pictures)
     ticker = _Ticker(job or QuietJob(), len(ahead) + len(tasks) + len(pictures) - turns + turns * options.turntable_frames)
-    for _ in _beside([partial(textures.png, texture) for texture in ahead]):
+    for _ in _beside(ahead, HANDS):
         ticker.step()
-    for made in _beside(tasks):
+    for made in _beside(tasks, WRITERS):
         files |= made
         ticker.step()
     if pictures:
@@ -84,42 +84,48 @@ def ready(formats: Iterable[str], options: ExportOptions) -> None:
         need()
 
 
-def _beside(calls: Sequence[Callable[[], T]]) -> Iterator[T]:
-    """What the calls return, in their order; several run at a time, since compressing and copying let other threads run. Whoever stops listening waits for
+def _beside(calls: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
+    """What the calls return, in their order; so many run at a time, since compressing and copying let other threads run. Whoever stops listening waits for
     no more than what has begun."""
-    if len(calls) < 2:
+    if min(len(calls), threads) < 2:
         yield from (call() for call in calls)
         return
-    with ThreadPoolExecutor(min(WRITERS, len(calls)), "encode") as pool:
+    with ThreadPoolExecutor(min(threads, len(calls)), "encode") as pool:
         try:
             yield from pool.map(lambda call: call(), calls)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _pictured(scene: Scene, formats: Iterable[str]) -> list[np.ndarray]:
-    """The textures that will stand in these files, where there are several of them."""
-    if not set(formats) & set(_WITH_NODES):
-        return []
-    found = [thing.mesh.texture for thing in scene.objects if thing.mesh is not None and thing.mesh.texture is not None]
-    return found if len(found) > 1 else []
-
-
-def _tasks(assembly: Assembly, formats: Iterable[str], options: ExportOptions, textures: Textures) -> list[Callable[[], dict[str, bytes]]]:
-    """A task for each file of meshes or splats."""
-    scene = assembly.scene
+def _tasks(
+    scene: Scene, formats: Sequence[str], options: ExportOptions
+) -> tuple[list[Callable[[], object]], list[Callable[[], Mapping[str, File]]]]:
+    """What the files of meshes and splats are made of (textures, lots of splats), and then a task for each file."""
+    if not formats:
+        return [], []
+    assembly, textures = Assembly(scene, options), Textures()
+    ahead: list[Callable[[], object]] = []
+    if set(formats) & set(_WITH_NODES):
+        meshes = [thing.mesh for thing in assembly.scene.objects if thing.mesh is not None]
+        ahead += [partial(textures.png, mesh.texture) for mesh in meshes if textured(mesh)]
     single = options.objects and len(scene.objects) > 1
-    stems, mesh_stems = _stems(scene)
-    tasks: list[Callable[[], dict[str, bytes]]] = []
+    stems, mesh_stems = _stems(assembly.scene)
+    tasks: list[Callable[[], Mapping[str, File]]] = []
     for kind in formats:
         nodes = kind in _WITH_NODES
         stem, _, suffix = FORMATS[kind][0].rpartition(".")
-        tasks.append(partial(_write, assembly.nodes if nodes else lambda: assembly.scene, kind, stem, suffix, options, textures))
+        scenes: list[tuple[str, Callable[[], Scene]]] = [(stem, assembly.nodes if nodes else lambda: assembly.scene)]
         for index, name in enumerate(mesh_stems if kind == "mesh_ply" else stems) if single else ():
             if _has(scene.objects[index], kind):
-                alone = partial(assembly.alone, index, nodes=nodes)
-                tasks.append(partial(_write, alone, kind, f"objects/{name}", suffix, options, textures))
-    return tasks
+                scenes.append((f"objects/{name}", partial(assembly.alone, index, nodes=nodes)))
+        for stem, make in scenes:
+            if kind == "ply":
+                ply = _splat_ply(make(), options)
+                ahead += ply.blocks()
+                tasks.append(partial(_finished, f"{stem}.{suffix}", ply))
+            else:
+                tasks.append(partial(_write, make, kind, stem, suffix, options, textures))
+    return ahead, tasks
 
 
 class _Ticker:
@@ -167,13 +173,28 @@ def _stems(scene: Scene) -> tuple[list[str], list[str]]:
     return stems[: len(names)], stems[len(names) :]
 
 
-def _write(make: Callable[[], Scene], kind: str, stem: str, suffix: str, options: ExportOptions, textures: Textures) -> dict[str, bytes]:
+def _splat_ply(scene: Scene, options: ExportOptions) -> SplatPly:
+    """Every object's splats, placed and turned as they are written."""
+    turn = Motion(_splats_turn(options))
+    parts = [(thing.splats, thing.pose) for thing in scene.objects if thing.splats is not None]
+    placed = [(splats, () if pose == Pose() else (Motion(pose.rotation_matrix(), pose.scale, pose.translation),)) for splats, pose in parts]
+    return SplatPly([(splats, (*moves, turn)) for splats, moves in placed], options.pad_sh)
+
+
+def _finished(name: str, ply: SplatPly) -> Mapping[str, File]:
+    return {name: ply.file()}
+
+
+def _splats_turn(options: ExportOptions) -> np.ndarray:
+    return FRAMES[options.ply_frame or options.usual.ply_frame]
+
+
+def _write(make: Callable[[], Scene], kind: str, stem: str, suffix: str, options: ExportOptions, textures: Textures) -> Mapping[str, File]:
     scene, name, usual = make(), f"{stem}.{suffix}", options.usual
     if kind == "glb":
         return {name: glb(scene, textures, camera_node=usual.camera_node if options.camera_node is None else options.camera_node)}
-    if kind in SPLATS:
-        splats = move_splats(all_splats(scene), FRAMES[options.ply_frame or usual.ply_frame])
-        return {name: splat_ply(_padded(splats, options.pad_sh)) if kind == "ply" else splat(splats)}
+    if kind == "splat":
+        return {name: splat(move_splats(all_splats(scene), _splats_turn(options)))}
     turn, unit = _UP[options.up_of(kind)], METRES[options.unit or usual.unit]
     placed = [(thing.name, place_mesh(thing.mesh, thing.pose)) for thing in scene.objects if thing.mesh is not None]
     meshes = placed if unit == 1 and (turn == np.eye(3)).all() else [(name, move_mesh(mesh, turn, unit)) for name, mesh in placed]
@@ -181,12 +202,6 @@ def _write(make: Callable[[], Scene], kind: str, stem: str, suffix: str, options
         folder, _, base = stem.rpartition("/")
         return {f"{folder}/{file}" if folder else file: data for file, data in obj(meshes, base, textures).items()}
     return {name: (stl if kind == "stl" else mesh_ply)([mesh for _, mesh in meshes])}
-
-
-def _padded(splats: Splats, degree: int) -> Splats:
-    """With the coefficients of at least this degree; those that are added are 0."""
-    lacking = (degree + 1) ** 2 - splats.sh.shape[1]
-    return splats if lacking <= 0 else splats.replace(sh=np.pad(splats.sh, ((0, 0), (0, lacking), (0, 0))))
 
 
 def all_splats(scene: Scene) -> Splats:

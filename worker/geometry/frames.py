@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...contract.original import CANONICAL_TO_OBJECT, P3D_TO_SCENE, from_sam3d_pose, to_sam3d_pose
-from ...contract.rotations import quaternion_product, rotation_quaternions
+from ...contract.rotations import rotation_quaternions
 from ...contract.scene import Mesh, Pose, Splats
 from .harmonics import rotate_sh
 
@@ -28,21 +28,57 @@ FRAMES: dict[str, np.ndarray] = {
 }
 
 _BLOCK = 1 << 13  # splats that stay in a processor's cache, and are too few for BLAS to wake further threads
+_SIGNS = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, 1, 1, -1], [-1, -1, 1, 1]], np.float64).reshape(
+    4, 2, 2, 1
+)  # of Hamilton's product, below
+
+
+class Motion:
+    """`x -> scale * rotation @ x + translation` for blocks of splats: rows in, columns out, since a processor works along columns.
+
+    Everything is worked out in float64 and rounded to float32 once.
+    """
+
+    def __init__(self, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+        self.turn, self.scale, self.offset = np.asarray(rotation, np.float64), scale, np.asarray(translation)[:, None]
+        self._factors = _SIGNS * rotation_quaternions(self.turn)[:, None, None, None]
+
+    def positions(self, rows: np.ndarray) -> np.ndarray:
+        """float32 (N, 3) -> (3, N)."""
+        turned = np.multiply((rows @ self.turn.T).T, self.scale, order="C")
+        turned += self.offset
+        return turned.astype(np.float32)
+
+    def rotations(self, rows: np.ndarray) -> np.ndarray:
+        """Quaternions float32 (N, 4), w first -> (4, N): Hamilton's product in four steps.
+
+        What step i multiplies with factor i of this motion's own quaternion, and adds to component k, is component k XOR i: the same numbers, pairs or halves swapped.
+        """
+        old = np.ascontiguousarray(rows.T, np.float64).reshape(2, 2, -1)
+        new, term = self._factors[0] * old, np.empty_like(old)
+        for factor, swapped in zip(self._factors[1:], (old[:, ::-1], old[::-1], old[::-1, ::-1])):
+            new += np.multiply(factor, swapped, out=term)
+        return new.reshape(4, -1).astype(np.float32)
+
+    def scales(self, values: np.ndarray) -> np.ndarray:
+        """Standard deviations, any shape."""
+        return values if self.scale == 1 else values * np.float32(self.scale)
+
+    def sh(self, coefficients: np.ndarray) -> np.ndarray:
+        """float32 (N, K, 3) -> the same."""
+        return rotate_sh(coefficients, self.turn)
 
 
 def move_splats(splats: Splats, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Splats:
     """`x -> scale * rotation @ x + translation`, done to positions, orientations, sizes and, above degree 0, to the colours' directions."""
-    turn, offset = np.asarray(rotation, np.float64), np.asarray(translation)
-    quaternion = rotation_quaternions(turn)
+    motion = Motion(rotation, scale, translation)
     positions, rotations = np.empty_like(splats.positions), np.empty_like(splats.rotations)
     with np.errstate(invalid="ignore", over="ignore"):  # rows that aren't finite are the writers' business
-        for start in range(0, len(positions), _BLOCK):  # worked out in float64
+        for start in range(0, len(positions), _BLOCK):
             block = slice(start, start + _BLOCK)
-            positions[block] = scale * (splats.positions[block] @ turn.T) + offset
-            rotations[block] = quaternion_product(quaternion, splats.rotations[block])
-        return splats.replace(
-            positions=positions, rotations=rotations, scales=splats.scales * np.float32(scale), sh=rotate_sh(splats.sh, turn)
-        )
+            positions[block] = motion.positions(splats.positions[block]).T
+            rotations[block] = motion.rotations(splats.rotations[block]).T
+        return splats.replace(positions=positions, rotations=rotations, scales=motion.scales(splats.scales), sh=motion.sh(splats.sh))
 
 
 def move_mesh(mesh: Mesh, rotation: np.ndarray, scale: float = 1.0, translation: Sequence[float] = (0.0, 0.0, 0.0)) -> Mesh:

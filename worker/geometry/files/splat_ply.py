@@ -9,15 +9,20 @@ header.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 
 import numpy as np
 
-from ....contract.errors import InputError
+from ....contract.errors import InputError, OutputError
 from ....contract.scene import Splats
-from ..surfaces import sound
+from ..frames import Motion
 
 _BLOCK = 1 << 13  # rows that stay in a processor's cache while they are worked out
+_AT_ONCE = 8  # blocks in a row: a few milliseconds, between which a job may be cancelled
+_ALIGNED = 64  # bytes
+_LONGEST_HEADER = 1 << 20  # bytes that are looked through for its end
 _LEAST_OPACITY = 1e-6
 _LEAST_SCALE = 1e-12  # metres; a flat splat is fine, the log of 0 isn't
 
@@ -30,61 +35,115 @@ def _properties(rest: int) -> list[str]:
     ]
 
 
-def splat_ply(splats: Splats) -> bytes:
+class SplatPly:
+    """A splat PLY in the making: call all `blocks`, each once, in any order and in any thread; then take the `file`.
+
+    Its rows stand in memory once, where they will be read from; beside them each thread needs a few megabytes.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Splats, Sequence[Motion]]], degree: int = 0) -> None:
+        """parts: splats, and what moves them into the file's frame, one after another. degree: of the f_rest columns at least; those that are lacking are 0."""
+        self._parts, self._kept = parts, dict[int, int]()  # where a block of rows begins -> how many of them are sound
+        self._rest = 3 * (max((degree + 1) ** 2, *(splats.sh.shape[1] for splats, _ in parts)) - 1)
+        count, width = sum(len(splats.positions) for splats, _ in parts), 17 + self._rest
+        self._start = -(-len(_header(count, self._rest)) // 64) * 64  # of the rows: aligned, the header before them
+        # Not bytes: where there are huge pages, numpy asks for them, and the system hands over memory in a quarter of the time.
+        self._memory = np.empty(self._start + 4 * width * count, np.uint8)
+        self._rows = self._memory[self._start :].view("<f4").reshape(count, width)
+
+    def blocks(self) -> list[Callable[[], None]]:
+        calls: list[Callable[[], None]] = []
+        begin = 0
+        for splats, motions in self._parts:
+            count, step = len(splats.positions), _AT_ONCE * _BLOCK
+            calls += [partial(self._fill, splats, motions, start, min(start + step, count), begin) for start in range(0, count, step)]
+            begin += count
+        return calls
+
+    def file(self) -> memoryview:
+        """Without the rows that aren't finite or have no rotation. OutputError if none is left."""
+        count = 0
+        for begin, kept in sorted(self._kept.items()):
+            if begin > count:
+                self._rows[count : count + kept] = self._rows[begin : begin + kept]
+            count += kept
+        if count == 0:
+            raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
+        header = _header(count, self._rest)  # never longer than the one that there is room for
+        start = self._start - len(header)
+        self._memory[start : self._start] = np.frombuffer(header, np.uint8)
+        return self._memory[start : self._start + self._rows[:count].nbytes].data.toreadonly()
+
+    def _fill(self, splats: Splats, motions: Sequence[Motion], start: int, stop: int, begin: int) -> None:
+        """The rows of some splats, whose part begins at the file's row `begin`."""
+        # Columns that aren't a power of 2 apart: else their values, taken row by row, push each other out of the cache.
+        columns = np.zeros((17 + self._rest, _BLOCK + 16), "<f4")
+        for at in range(start, stop, _BLOCK):
+            block = slice(at, min(at + _BLOCK, stop))
+            filled = columns[:, : block.stop - at]
+            with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+                sound = _columns(filled, splats, block, motions)
+            kept = filled if sound is None else filled[:, sound]
+            self._rows[begin + at : begin + at + kept.shape[1]] = kept.T
+            self._kept[begin + at] = kept.shape[1]
+
+
+def splat_ply(splats: Splats) -> memoryview:
     """The file, for splats already in the file's frame. Rows that aren't finite are dropped; OutputError if none is left."""
-    splats = sound(splats)
-    count, rest = len(splats.positions), 3 * (splats.sh.shape[1] - 1)
-    rows = np.zeros((min(count, _BLOCK), 17 + rest), "<f4")
-    file = _begin(count, rest)
-    for start in range(0, count, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        filled = rows[: count - start]
-        _fill(filled, splats.positions[block], splats.scales[block], splats.rotations[block], splats.opacities[block], splats.sh[block])
-        file.write(filled)
-    return file.getvalue()
+    made = SplatPly([(splats, ())])
+    for fill in made.blocks():
+        fill()
+    return made.file()
 
 
-def _fill(
-    rows: np.ndarray, positions: np.ndarray, scales: np.ndarray, rotations: np.ndarray, opacities: np.ndarray, sh: np.ndarray
-) -> None:
-    """Sound activated values -> rows (N, 17 + rest), whose normals are 0 already."""
-    rest = rows.shape[1] - 17
-    tail = rows[:, 9 + rest :]
-    rows[:, 0:3] = positions
-    rows[:, 6:9] = sh[:, 0]
-    if rest:
-        rows[:, 9 : 9 + rest] = sh[:, 1:].transpose(0, 2, 1).reshape(len(sh), rest)
+def _columns(columns: np.ndarray, splats: Splats, block: slice, motions: Sequence[Motion]) -> np.ndarray | None:
+    """Some activated splats, moved, as the file's columns (17 or more, N), all 0 before. -> which of them are sound (N,), or None: all are."""
+    positions, rotations, scales, sh = splats.positions[block].T, splats.rotations[block].T, splats.scales[block], splats.sh[block]
+    for motion in motions:
+        positions, rotations = motion.positions(positions.T), motion.rotations(rotations.T)
+        scales, sh = motion.scales(scales), motion.sh(sh)
+    tail = columns[-8:]
+    columns[0:3] = positions
+    columns[6:9] = sh[:, 0].T
+    if sh.shape[1] > 1:  # a channel's coefficients stand together
+        columns[9:-8].reshape(3, -1, columns.shape[1])[:, : sh.shape[1] - 1] = sh[:, 1:].transpose(2, 1, 0)
+    opacities = splats.opacities[block]
     opacity = np.clip(opacities, _LEAST_OPACITY, 1 - _LEAST_OPACITY, dtype=np.float64)
-    tail[:, 0] = np.log(opacity / (1 - opacity))
-    tail[:, 1:4] = np.log(np.maximum(scales, _LEAST_SCALE))
-    turns = rotations.astype(np.float64)
-    w, x, y, z = np.square(turns).T
-    tail[:, 4:8] = turns / np.sqrt(w + x + y + z)[:, None]
+    tail[0] = np.log(opacity / (1 - opacity))
+    tail[1:4] = np.log(np.maximum(scales, _LEAST_SCALE)).T
+    turns = np.ascontiguousarray(rotations, np.float64)
+    w, x, y, z = np.square(turns)
+    tail[4:8] = turns / np.sqrt(w + x + y + z)
+    # A rotation of length 0 became NaN above; clipping hides what an opacity or a scale was.
+    if np.isfinite(columns).all() and np.isfinite(opacities).all() and np.isfinite(scales).all():
+        return None  # as nearly always
+    every = np.concatenate([columns, opacities[None], scales.T])
+    good: np.ndarray = np.isfinite(every).all(axis=0)
+    return good
 
 
 def ply_of_rows(rows: np.ndarray) -> bytes:
     """float32 (N, 17 or more), the columns as they stand in the file -> the file, whatever the values are."""
-    file = _begin(len(rows), rows.shape[1] - 17)
-    for start in range(0, len(rows), _BLOCK):
+    file = BytesIO()
+    file.write(_header(len(rows), rows.shape[1] - 17))
+    for start in range(0, len(rows), _BLOCK):  # no array of the whole file beside its bytes
         file.write(np.ascontiguousarray(rows[start : start + _BLOCK], "<f4"))
     return file.getvalue()
 
 
-def _begin(count: int, rest: int) -> BytesIO:
-    """A file that holds its header. Blocks are written behind it: no array of the whole file beside its bytes."""
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {count}"]
-    file = BytesIO()
-    file.write("\n".join([*header, *(f"property float {name}" for name in _properties(rest)), "end_header", ""]).encode())
-    return file
+def _header(count: int, rest: int) -> bytes:
+    lines = ["ply", "format binary_little_endian 1.0", f"element vertex {count}", *(f"property float {name}" for name in _properties(rest))]
+    return "\n".join([*lines, "end_header", ""]).encode()
 
 
-def read_splat_ply(data: bytes) -> Splats:
+def read_splat_ply(data: bytes | memoryview) -> Splats:
     """A splat PLY (binary little endian, float properties in any order) -> activated splats, in the file's own frame.
 
     Extra float properties are skipped. Raises InputError for anything else.
     """
-    end = data.find(b"end_header\n")
-    lines = data[: max(end, 0)].decode("ascii", "replace").split("\n")
+    head = bytes(data[:_LONGEST_HEADER])
+    end = head.find(b"end_header\n")
+    lines = head[: max(end, 0)].decode("ascii", "replace").split("\n")
     if end < 0 or lines[:2] != ["ply", "format binary_little_endian 1.0"]:
         raise InputError("This is no binary little-endian PLY.", "Export the splats as binary PLY.")
     words = [line.split() for line in lines[2:] if line and not line.startswith("comment")]
