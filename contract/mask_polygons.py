@@ -43,7 +43,7 @@ def fill_rings(rings: Iterable[np.ndarray], height: int, width: int, budget: Bud
 
     Raises MaskError for coordinates that aren't finite, or beyond any picture, and where the budget is spent.
     """
-    columns: np.ndarray = np.zeros((width, height), bool)
+    columns = np.zeros((width, height), bool)
     for points in rings:
         if not np.isfinite(points).all() or np.abs(points).max(initial=0) > FURTHEST:
             raise MaskError(f"A polygon has a coordinate that is no number, or beyond {FURTHEST:g} pixels.", "Give pixel coordinates.")
@@ -55,7 +55,8 @@ def fill_rings(rings: Iterable[np.ndarray], height: int, width: int, budget: Bud
         budget.spend(pixels=(end - first) * height)
         runs = np.diff(np.concatenate(([first * height], edges, [end * height])))
         columns[first:end] |= np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(-1, height)
-    return columns.T
+    mask: np.ndarray = columns.T
+    return mask
 
 
 def _toggles(points: np.ndarray, height: int, width: int, budget: Budget) -> np.ndarray:

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Preview, Progress, Reconstruction
 from ...contract.errors import JobCancelled, OutOfMemoryError, Sam3dError, SetupError, TimeLimitError, WorkerError
@@ -180,8 +181,9 @@ class Slot:
 
         def watch() -> None:
             while not over.wait(TICK):
-                if not why and (found := self._stopped(job, deadline)) is not None:
-                    why.append(found)
+                with suppress(sqlite3.Error):  # it is asked again
+                    if not why and (found := self._stopped(job, deadline)) is not None:
+                        why.append(found)
                 if why:  # again and again: it may have been about to start one
                     self._backend.close()
 
