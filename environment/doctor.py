@@ -29,6 +29,7 @@ NEEDED = {
     "model": ("torch", "safetensors", "pyyaml", "huggingface_hub", "fast-simplification"),
     "video": ("av",),
     "server": ("fastapi", "uvicorn", "opencv"),
+    "node": ("nodejs",),
     "ray": ("ray",),
     "modal": ("modal",),
     "dev": ("pytest",),

@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 SCHEMA = 1
-LAYERS = ("base", "model", "video", "server", "ray", "modal", "dev")  # environment/<layer>.txt
+LAYERS = ("base", "model", "video", "server", "node", "ray", "modal", "dev")  # environment/<layer>.txt
 READY = ".sam3d_ready.json"
 BUILDING = ".sam3d_building.json"
 

@@ -17,7 +17,7 @@ NOT_READY = 3  # exit code: the environment isn't ready
 def main(root: str, argv: list[str]) -> int:
     """Run the command line `argv` (without the program's name) of the pack at `root`."""
     testing = argv[:1] == ["test"]
-    layers = _layers(argv)
+    layers = _layers(root, argv)
     named = os.environ.get("SAM3D_WORKER_PYTHON")
     python = _named_python(named, layers) if named else _env_python(root, layers)
     if python is None:
@@ -31,17 +31,27 @@ def main(root: str, argv: list[str]) -> int:
     return _become([python, *command])
 
 
-def _layers(argv: list[str]) -> tuple[str, ...]:
-    """What a command needs: the tests everything, the learned engine and its weights the layer `model`, the job server `server`, all else `base`."""
+def _layers(root: str, argv: list[str]) -> tuple[str, ...]:
+    """What a command needs: the tests everything, the learned engine and its weights the layer `model`, the job server `server`, and `node`
+    where it has a page to build and there is no npm; all else `base`."""
     if argv[:1] == ["test"]:
-        return journal.LAYERS
+        return tuple(layer for layer in journal.LAYERS if layer != "node")
     if {"-h", "--help"} & set(argv):
         return ("base",)
     words = " ".join(argv).replace("=", " ").split()
     if argv[:1] == ["serve"]:
-        return ("base", "server")
+        return ("base", "server", "node") if "--no-build" not in argv and _needs_node(root) else ("base", "server")
     learned = any(pair == ("engine", "sam3d") for pair in zip((word.lstrip("-") for word in words), words[1:]))
     return ("base", "model") if learned or argv[:1] == ["weights"] else ("base",)
+
+
+def _needs_node(root: str) -> bool:
+    """Whether the web page (factory/page_build.py) is still to be built, on a machine without npm."""
+    import shutil
+
+    page = os.path.join(root, "factory", "web")
+    unbuilt = os.path.isfile(os.path.join(page, "package.json")) and not os.path.isfile(os.path.join(page, "dist", "index.html"))
+    return unbuilt and shutil.which("npm") is None
 
 
 def say(line: str) -> None:

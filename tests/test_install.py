@@ -112,7 +112,7 @@ def test_a_package_that_is_not_to_be_had(pack: ScratchPack, tmp_path: Path) -> N
 @posix
 def test_wrong_usage_and_named_python(pack: ScratchPack, fake: FakeUv) -> None:
     wrong = pack.run("install.py", "--layers", "everything", **fake.variables())
-    assert wrong.returncode == 2 and "base, model, video, server, ray, modal, dev" in wrong.stderr and "[E_USAGE]" in wrong.stderr
+    assert wrong.returncode == 2 and "base, model, video, server, node, ray, modal, dev" in wrong.stderr and "[E_USAGE]" in wrong.stderr
     named = pack.run("install.py", **fake.variables(SAM3D_WORKER_PYTHON=sys.executable))
     assert named.returncode == 0 and "nothing is built" in named.stdout
     assert fake.calls() == []

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from comfyui_sam3d.environment import launch
 
 from .scratch_pack import PACK, ScratchPack, user_environment, user_python
 
@@ -175,3 +177,23 @@ def test_the_gate_of_this_pack() -> None:
     ).stdout.split()
     assert float(said[0]) >= 95
     assert {"comfyui_sam3d.contract", "comfyui_sam3d.client", "comfyui_sam3d.worker", "subprocess", "_exit"} == set(said[1:])
+
+
+def test_the_page_is_built_with_a_node_of_ours_where_there_is_none(
+    pack: ScratchPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(pack.root)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    pack.write("factory/web/package.json", "{}")
+    shutil.rmtree(pack.root / "factory" / "web" / "dist", ignore_errors=True)
+    assert launch._layers(root, ["serve"]) == ("base", "server", "node")
+    assert launch._layers(root, ["serve", "--no-build"]) == ("base", "server")
+    (tools / "npm").write_text("#!/bin/sh\n")
+    (tools / "npm").chmod(0o755)
+    assert launch._layers(root, ["serve"]) == ("base", "server")
+    (tools / "npm").unlink()
+    pack.write("factory/web/dist/index.html", "built")
+    assert launch._layers(root, ["serve"]) == ("base", "server")
+    assert "node" not in launch._layers(root, ["test"])

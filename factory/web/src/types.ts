@@ -69,7 +69,7 @@ export interface Batch {
 }
 export interface Health {
   status: "starting" | "ready" | "busy" | "failed";
-  queue?: number; // this and the workers: for those who may know
+  queue?: number | null; // this and the workers: for those who may know
   workers?: { name: string; state: string; error: Problem | null }[];
 }
 export interface Info {
