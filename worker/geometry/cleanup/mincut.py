@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from .topology import Array, Edges, connect, edges, face_components
+from .topology import Array, Edges, connect, edges, face_components, face_links
 
 SCALE = 1_000_000  # whole capacities for each unit of length
 SEEN_LEAST, SEEN_MOST = 0.25, 0.5  # a face is outer above its component's upper quartile, kept within these
@@ -50,7 +50,7 @@ def cut_inner(vertices: Array, faces: Array, visibility: Array, max_hole: float 
     Nothing is removed where every face is seen in some view.
     """
     found = edges(faces)
-    outer, inner = outer_faces(faces, visibility), visibility == 0
+    outer, inner = outer_faces(faces, visibility, found), visibility == 0
     nothing = np.zeros(len(faces), bool)
     if not inner.any():
         return Cut(inner, outer, nothing, np.full(len(faces), -1), 0.0, (), nothing)
@@ -66,9 +66,10 @@ def cut_inner(vertices: Array, faces: Array, visibility: Array, max_hole: float 
     return Cut(inner, outer, candidate, component, flow, tuple(parts), removed)
 
 
-def outer_faces(faces: Array, visibility: Array) -> Array:
-    """bool (F,): faces seen more often than `min(max(q75, 0.25), 0.5)`, q75 the upper quartile (linear interpolation) of their component."""
-    count, label = face_components(faces)
+def outer_faces(faces: Array, visibility: Array, found: Edges | None = None) -> Array:
+    """bool (F,): faces seen more often than `min(max(q75, 0.25), 0.5)`, q75 the upper quartile (linear interpolation) of their component.
+    found: the faces' edges, where they are known."""
+    count, label = connect(face_links(edges(faces) if found is None else found), len(faces))
     order = np.lexsort((visibility, label))
     size = np.bincount(label, minlength=count)
     begin, seen = np.cumsum(size) - size, visibility.astype(np.float64)[order]

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import torch
 
+_FAR = -(1 << 14)  # the place of a known pixel where none is known yet
+_AROUND = [(0, 0), (-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)]
+_AT_ONCE = 1 << 20  # pixels: 0.3 GB
+
 
 def fill(image: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Image (H, W, C), known bool (H, W), at least one -> every other pixel as the nearest known one (of equally near ones, any)."""
@@ -24,24 +28,27 @@ def nearest_known(known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The same on any device by jump flooding (Rong and Tan 2006), with two more passes of step 1: where pixels are nearly equally near,
     it may choose the further one, by a fraction of a pixel."""
     height, width = known.shape
-    far = 1 << 14
-    y = torch.arange(height, device=known.device)[:, None].expand(height, width)
-    x = torch.arange(width, device=known.device).expand(height, width)
-    row, column = torch.where(known, y, -far), torch.where(known, x, -far)
+    y = torch.arange(height, dtype=torch.int32, device=known.device)[:, None]
+    x = torch.arange(width, dtype=torch.int32, device=known.device)
+    found = torch.stack([torch.where(known, y, _FAR), torch.where(known, x, _FAR)])  # row and column
+    around = found.new_tensor(_AROUND)[:, :, None, None]
     step = 1 << (max(height, width) - 1).bit_length()
     steps = [1]
     while step > 1:
         step //= 2
         steps.append(step)
     for step in [*steps, 1]:
-        distance = (row - y).square() + (column - x).square()
-        before_row, before_column = row, column
-        for dy in (-step, 0, step):
-            for dx in (-step, 0, step):
-                there_y, there_x = (y + dy).clamp(0, height - 1), (x + dx).clamp(0, width - 1)
-                other_row, other_column = before_row[there_y, there_x], before_column[there_y, there_x]
-                other = (other_row - y).square() + (other_column - x).square()
-                closer = other < distance
-                row, column = torch.where(closer, other_row, row), torch.where(closer, other_column, column)
-                distance = torch.minimum(distance, other)
+        columns = (x + step * around[:, 1]).clamp(0, width - 1)
+        found = torch.cat([_nearer(found, some, columns, step * around[:, 0], x) for some in y.split(max(1, _AT_ONCE // width))], dim=1)
+    row, column = found.long()
     return row, column
+
+
+def _nearer(found: torch.Tensor, y: torch.Tensor, columns: torch.Tensor, down: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """What is nearest of the pixels' own and eight others' knowledge, int32 (2, rows, W). All nine at once: the launches are what takes time."""
+    rows = (y + down).clamp(0, found.shape[1] - 1)
+    offered = found[:, rows, columns]
+    distance = (offered[0] - y).square_() + (offered[1] - x).square_()
+    rank = distance.long() * 16 + torch.arange(len(_AROUND), device=found.device)[:, None, None]  # of equally near ones the first
+    which = rank.amin(0) & 15
+    return offered.gather(1, which.expand(2, 1, *which.shape))[:, 0]
