@@ -7,19 +7,22 @@ import json
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from comfyui_sam3d.contract.errors import JobCancelled, Sam3dError, StorageError
 from comfyui_sam3d.contract.frames import encode_frame
 from comfyui_sam3d.contract.messages import Export, Hello, to_wire
-from comfyui_sam3d.contract.request import ExportOptions
+from comfyui_sam3d.contract.request import ExportOptions, ReconstructRequest
 from comfyui_sam3d.contract.scene import Scene
 from comfyui_sam3d.contract.version import PROTOCOL, VERSION
+from comfyui_sam3d.factory.server import work
 from comfyui_sam3d.factory.server.keeper import tidy
 from comfyui_sam3d.factory.server.limits import MIB
 from fastapi.testclient import TestClient
@@ -190,6 +193,30 @@ def test_slow_clients_are_let_go(tmp_path: Path) -> None:
             assert said(kept).count(b"HTTP/1.1 ") == 2
 
 
+def test_who_does_not_take_an_answer_is_let_go(tmp_path: Path) -> None:
+    """Else each would hold a connection and a file for ever."""
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2500, 3), np.uint8)
+    with on_port(tmp_path, limits=replace(SMALL, answer_silence=0.5)) as (url, _):
+        id = upload(url, encoded(noise, compress_level=0))[1]["id"]
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as idle:
+            idle.sendall(f"GET {V1}/images/{id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            time.sleep(2)
+            taken = 0
+            try:
+                taken = len(said(idle))
+            except ConnectionError:
+                pass
+            assert taken < noise.nbytes
+        with closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)) as slow:
+            slow.request("GET", f"{V1}/images/{id}")
+            answer = slow.getresponse()
+            found = 0
+            while part := answer.read(1 << 21):
+                found += len(part)
+                time.sleep(0.2)
+            assert found == int(answer.headers["content-length"]) > noise.nbytes
+
+
 def test_http_that_is_none(tmp_path: Path) -> None:
     with on_port(tmp_path) as (url, _):
         address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
@@ -353,6 +380,24 @@ def test_old_jobs_go_with_their_files(tmp_path: Path) -> None:
         wait(client, kept["id"])
         tidy(service.store, service.vault, service.limits, later + 80 * 86400)
         assert service.vault.used() == 0 and not list(tmp_path.glob("images/*/*.png"))
+
+
+def test_a_job_that_runs_does_not_hold_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[weakref.ref[np.ndarray]] = []
+
+    def watched(**fields: Any) -> ReconstructRequest:
+        sent.append(weakref.ref(fields["masks"].base))  # who owns the numbers
+        return ReconstructRequest(**fields)
+
+    monkeypatch.setattr(work, "ReconstructRequest", watched)
+    with server(tmp_path) as client:
+        job = send_job(client, params={"seed": 1020})
+        wait(client, job["id"], ("running",))
+        end = time.monotonic() + 5
+        while sent[0]() is not None and time.monotonic() < end:
+            time.sleep(0.02)
+        assert sent[0]() is None and client.get(f"{V1}/jobs/{job['id']}").json()["status"] == "running"
+        client.post(f"{V1}/jobs/{job['id']}/cancel")
 
 
 def test_one_server_for_each_folder(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ class Limits:
 
     max_body: of an uploaded picture or mask. max_json: of any other call's body. max_frame: of a request in the worker's own form (client/remote.py).
     max_pixels, max_side: of a picture, looked up in its header. max_mask_pixels: of all masks of a job together. max_connections: open at once; a process has 1024 files, as a rule. max_uploads: bodies
-    that are received at once; max_segments: segmentations of one client, under way or waiting. body_silence: without a byte of a body that was announced; body_time: for a whole body; head_time: for a request's head.
+    that are received at once; max_segments: segmentations of one client, under way or waiting. body_silence: without a byte of a body that was announced; body_time: for a whole body; head_time: for a request's head; answer_silence:
+    for a client that takes nothing of its answer.
     attempts: at one job. job_time: for one attempt. keep_jobs: after the end; keep_files: pictures and masks that no job refers to. quota: of all files; None: what the disk has, less `reserve`.
     """
 
@@ -33,6 +34,7 @@ class Limits:
     body_silence: float = 20.0
     body_time: float = 300.0
     head_time: float = 10.0
+    answer_silence: float = 60.0
     attempts: int = 2
     job_time: float = 1800.0
     keep_jobs: float = 30 * 86400.0

@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol with a bound on connections, one more timer (a connection has so many seconds to send a whole request head), and our own words for
+"""uvicorn's HTTP protocol with a bound on connections, two more timers (for a whole request head, and for a client that
+takes nothing of its answer), and our own words for
 what is refused before there is a call."""
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
 
     class Bounded(H11Protocol):
         _late: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -41,9 +43,20 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
                 self._late = self.loop.call_later(limits.head_time, self._too_late)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._late is not None:
-                self._late.cancel()
+            for timer in (self._late, self._stuck):
+                if timer is not None:
+                    timer.cancel()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            """64 KiB of the answer wait, and the client doesn't take them."""
+            super().pause_writing()
+            self._stuck = self.loop.call_later(limits.answer_silence, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            if self._stuck is not None:
+                self._stuck.cancel()
+            super().resume_writing()
 
         def send_400_response(self, msg: str) -> None:
             self._refuse(400, OptionError("This is no HTTP request.", "Speak HTTP/1.1; where TLS is meant, a proxy must stand in front."))

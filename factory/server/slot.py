@@ -171,8 +171,7 @@ class Slot:
         if piece.call is not None:
             self._surely(lambda: self._store.running(job))
             return self._call(job, piece.call, deadline)
-        assert piece.begin is not None
-        return self._watch(job, piece.begin(self._backend), deadline)
+        return self._watch(job, piece.start(self._backend), deadline)
 
     def _call(self, job: str, call: Callable[[Backend], dict[str, bytes]], deadline: float) -> dict[str, bytes]:
         """A call that can't be cancelled: where it must end, it does with its worker. Raises the job's Sam3dError."""

@@ -26,13 +26,19 @@ from .vault import Vault
 SCENE = "scene.frame"  # the scene itself, beside its files: one message JobDone (docs/protocol.md), for client/remote.py
 
 
-@dataclass(frozen=True)
+@dataclass
 class Work:
     """One of both: a job that can be watched, or a plain call that answers with files (export)."""
 
     begin: Callable[[Backend], Reconstruction] | None = None
     call: Callable[[Backend], dict[str, bytes]] | None = None
     about: dict[str, Any] | None = None  # for meta.json
+
+    def start(self, backend: Backend) -> Reconstruction:
+        """`begin`, once. It is let go of, so that the pictures, hundreds of megabytes maybe, are in memory until they are sent and not until the job ends."""
+        assert self.begin is not None
+        begin, self.begin = self.begin, None
+        return begin(backend)
 
 
 def load(vault: Vault, row: Row) -> Work:
