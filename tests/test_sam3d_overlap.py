@@ -20,8 +20,10 @@ from comfyui_sam3d.worker.engines.sam3d import hands  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d.engine import Engine  # noqa: E402
 from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
+from comfyui_sam3d.worker.ops import attention  # noqa: E402
 from comfyui_sam3d.worker.sam3d.networks import Networks  # noqa: E402
 from comfyui_sam3d.worker.weights.store import Store  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
 from sam3d_bench import Recorder, a_request, an_engine, content, run, tiny_store  # noqa: E402
 
@@ -246,6 +248,47 @@ def test_only_where_the_device_has_room_for_both(monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     assert hands.fits_beside(Networks(lambda name, device: None, torch.device("cuda"), "resident"), 8, 4) == fits
+
+
+def test_the_order_of_attention_kernels_lasts_until_the_last_thread_is_out():
+    """PyTorch keeps it for the process: who comes first and leaves first must not change what the other one runs."""
+
+    def flags() -> tuple[bool, bool]:
+        return torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+
+    order, before = attention._Order(), flags()
+    with sdpa_kernel([SDPBackend.MATH]):
+        outside = flags()
+        order.__enter__()
+        inside = flags()
+        order.__enter__()
+        order.__exit__(None, None, None)
+        assert flags() == inside != outside
+        order.__exit__(None, None, None)
+        assert flags() == outside
+    assert flags() == before
+
+
+# -- on a GPU
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("workers", [2, 3])
+def test_the_same_bits_on_a_gpu_where_threads_have_streams_of_their_own(store, tmp_path, workers):
+    """Graphs are captured while other threads copy and allocate: more steps than two of each kind. Raw meshes: the clean-up there may differ in the last bits."""
+    request = wanted(latent_steps=8)
+    alone = an_engine(store, tmp_path / "alone", device="cuda")
+    alone.hands = 1
+    usual = content(run(alone, request)[0])
+    engine = an_engine(store, tmp_path / "none", limit=0, device="cuda")  # nothing is kept: every run does all of it
+    engine.hands, engine.group = workers, 1
+    held = []
+    for _ in range(4):
+        assert content(run(engine, request)[0]) == usual
+        held.append(torch.cuda.memory_allocated())
+    assert held[-1] <= held[0] + 1e6, "a run leaves no memory behind"
+    engine.overlap = False
+    assert content(run(engine, request)[0]) == usual
 
 
 # -- `auto` remembers

@@ -27,6 +27,7 @@ Both:
 
     architecture  where these parts stand in the official files, and which of their weights are half precision
     networks      where they are between their uses: on the device, in main memory, in their files
+    turns         whose turn it is on the device, where several threads work
     pipeline      the stages in a row
 
 Knows nothing of jobs, files of results or HTTP.
