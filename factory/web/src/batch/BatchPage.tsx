@@ -113,12 +113,12 @@ function Prepare({ info }: { info: Info | null }) {
           </div>
           <div className="sticky bottom-0 mt-4 flex flex-wrap items-center gap-2 bg-page py-3">
             {buttons}
-            <span className="min-w-0 flex-1 text-sm text-warn">{!reading && missing > 0 && say("batch.missing", { count: missing })}</span>
+            <span className="min-w-0 flex-1 text-sm text-warn max-sm:order-first max-sm:basis-full">{!reading && missing > 0 && say("batch.missing", { count: missing })}</span>
             <button type="button" className="button button-quiet" onClick={() => setOptions(true)}>
               <Icon name="options" />
               {say("go.options")}
             </button>
-            <button type="button" className="button button-main min-w-32" disabled={!ready.length || reading || busy} onClick={() => void run()}>
+            <button type="button" className="button button-main min-w-32 max-sm:flex-1" disabled={!ready.length || reading || busy} onClick={() => void run()}>
               {(busy || reading) && <Spinner className="size-4" />}
               {say("batch.run", { count: ready.length })}
             </button>
@@ -309,8 +309,8 @@ function Card({ job }: { job: Job }) {
           )}
         </span>
         <span className="mt-2 flex items-baseline justify-between gap-2 px-1">
-          <span className="truncate font-medium">{job.name}</span>
-          <span className={`shrink-0 text-sm ${job.status === "failed" ? "text-bad" : "text-soft"}`}>{running ? (stageOf(job.stage) ?? say(`job.${job.status}`)).slice(0, 14) : job.status === "queued" ? say("batch.waiting") : say(`job.${job.status}`)}</span>
+          <span className="min-w-16 truncate font-medium">{job.name}</span>
+          <span className={`min-w-0 truncate text-sm ${job.status === "failed" ? "text-bad" : "text-soft"}`}>{running ? (stageOf(job.stage) ?? say(`job.${job.status}`)) : job.status === "queued" ? say("batch.waiting") : say(`job.${job.status}`)}</span>
         </span>
         {job.error && job.status === "failed" && <span className="mt-1 line-clamp-2 px-1 text-xs text-bad" title={tell(job.error).detail}>{tell(job.error).text}</span>}
       </a>

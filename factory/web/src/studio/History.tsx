@@ -55,15 +55,15 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
     <section aria-label={say("history.title")} className="mt-6">
       <h2 className="mb-2.5 font-semibold">{say("history.title")}</h2>
       {problem !== null && jobs === null && !(problem instanceof ApiError && problem.status === 401) && <ErrorNote problem={problem} />}
-      <ul className="flex h-44 gap-3 overflow-x-auto pb-2" data-testid="history">
-        {jobs === null && problem === null && Array.from({ length: 6 }, (_, at) => <li key={at} className="h-40 w-36 shrink-0 animate-pulse rounded-2xl bg-sunk" />)}
-        {jobs?.length === 0 && <li className="flex h-40 flex-1 items-center justify-center rounded-2xl border border-dashed border-line text-soft">{say("history.empty")}</li>}
+      <ul className="flex h-48 gap-3 overflow-x-auto pb-2" data-testid="history">
+        {jobs === null && problem === null && Array.from({ length: 6 }, (_, at) => <li key={at} className="h-44 w-36 shrink-0 animate-pulse rounded-2xl bg-sunk" />)}
+        {jobs?.length === 0 && <li className="flex h-44 flex-1 items-center justify-center rounded-2xl border border-dashed border-line text-soft">{say("history.empty")}</li>}
         {jobs?.map((job) => {
           const preview = job.outputs.find((file) => file.name === "preview.png");
           return (
-            <li key={job.id} className="group relative h-40 w-36 shrink-0">
+            <li key={job.id} className="group relative h-44 w-36 shrink-0">
               <button type="button" aria-current={job.id === current} aria-label={say("history.open", { name: job.name })} className={`card flex size-full flex-col overflow-hidden p-1.5 text-left transition-colors hover:border-accent ${job.id === current ? "border-accent ring-1 ring-accent" : ""}`} onClick={() => onOpen(job)}>
-                <span className={`relative block h-28 w-full overflow-hidden rounded-xl ${preview ? "stage" : "bg-sunk"}`}>
+                <span className={`relative block h-32 w-full overflow-hidden rounded-xl ${preview ? "stage" : "bg-sunk"}`}>
                   {preview ? <img src={preview.url} alt="" loading="lazy" className="size-full object-cover" /> : job.image_id && <img src={thumbnail(job.image_id, 128)} alt="" loading="lazy" className="size-full object-contain opacity-50" />}
                   {!isOver(job) && (
                     <span className="absolute inset-x-2 bottom-2">
@@ -84,7 +84,7 @@ export function History({ current, onOpen, onForgotten }: { current: string | nu
           );
         })}
         {next && (
-          <li className="flex h-40 w-28 shrink-0 items-center">
+          <li className="flex h-44 w-28 shrink-0 items-center">
             <button type="button" className="button button-bare" onClick={() => void more()}>
               {say("history.more")}
             </button>

@@ -114,7 +114,7 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
           <ErrorNote problem={shown} onClose={() => (setProblem(null), state.setProblem(null))} />
         </div>
       )}
-      <div className="grid grid-cols-2 gap-5 max-lg:grid-cols-1 max-sm:gap-3 lg:h-[max(36rem,calc(100dvh-21rem))]">
+      <div className="grid grid-cols-2 gap-5 max-lg:grid-cols-1 max-sm:gap-3 lg:h-[max(36rem,calc(100dvh-22rem))]">
         <section aria-label={say("picture.title")} className={`card flex min-h-0 flex-col p-4 max-sm:p-3 ${over ? "border-accent ring-2 ring-accent" : ""}`}>
           {!doc ? (
             <Drop busy={opening} megabytes={Math.round((info?.limits.max_body ?? 32 * 2 ** 20) / 2 ** 20)} onFile={(file, name) => void open(file, name)} />
@@ -135,12 +135,12 @@ export function Studio({ jobId, info }: { jobId: string | null; info: Info | nul
                   <Icon name="picture" />
                   <span className="max-sm:sr-only">{say("picture.other")}</span>
                 </button>
-                <span className="flex-1" />
+                <span className="flex-1 max-sm:hidden" />
                 <button type="button" className="button button-quiet px-3" onClick={() => setOptions(true)}>
                   <Icon name="options" />
-                  {say("go.options")}
+                  <span className="max-sm:sr-only">{say("go.options")}</span>
                 </button>
-                <button type="button" className="button button-main min-w-36" disabled={!makeable.length || sending} title={makeable.length ? "" : say("go.none")} onClick={() => void send()}>
+                <button type="button" className="button button-main min-w-36 max-sm:flex-1" disabled={!makeable.length || sending} title={makeable.length ? "" : say("go.none")} onClick={() => void send()}>
                   {sending && <Spinner className="size-4" />}
                   {sending ? say("go.sending") : makeable.length > 1 ? say("go.generateMany", { count: makeable.length }) : say("go.generate")}
                 </button>
