@@ -175,7 +175,7 @@ def alpha_of(picture: Image) -> np.ndarray | None:
 def grey_of(picture: Image) -> np.ndarray:
     """A Pillow picture's brightness, uint8 (H, W) (16 bits: the high byte); modes I and F, whose range nobody knows, as they are."""
     if picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG"):
-        return (np.asarray(picture).astype(np.int64) >> 8).astype(np.uint8)
+        return (np.asarray(picture) >> 8).astype(np.uint8)
     if picture.mode in ("I", "F"):
         return np.array(picture)
     return np.array(picture.convert("RGB").convert("L") if picture.mode == "P" else picture.convert("L"), np.uint8)

@@ -112,6 +112,7 @@ def error(answer: Any, status: int, code: str) -> dict[str, Any]:
     """The error of an answer, with its status and code as expected, and nothing of this machine in its words."""
     assert answer.status_code == status, (answer.status_code, answer.text)
     found: dict[str, Any] = answer.json()["error"]
+    assert found["message"] and found["hint"], found
     assert set(answer.json()) == {"error"} and set(found) == {"code", "message", "hint"} and found["code"] == code, found
     assert "/" not in found["message"].replace("a/b", "").replace("application/json", "").replace("multipart/form-data", "")
     return found

@@ -68,7 +68,7 @@ class Desk:
         try:
             await asyncio.wait({waiting, later}, return_when=asyncio.FIRST_COMPLETED)
             if overtaken.is_set():
-                raise ConflictError("A later click has taken this one's place.")
+                raise ConflictError("A later click has taken this one's place.", "Take that one's answer.")
             yield
         finally:
             later.cancel()

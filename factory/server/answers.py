@@ -97,7 +97,7 @@ def install(app: FastAPI) -> None:
             headers["Allow"] = ", ".join(sorted(methods_at(request))) or headers.get("Allow", "GET")
             return answer(OptionError("This address doesn't know that method.", f"It knows: {headers['Allow']}."), 405, headers)
         kind = OptionError if problem.status_code < 500 else ServiceError
-        return answer(kind(f"{problem.detail}."), problem.status_code, headers)
+        return answer(kind(f"{str(problem.detail).rstrip('.')}.", "docs/api.md says what this call takes."), problem.status_code, headers)
 
 
 def methods_at(request: Request) -> set[str]:

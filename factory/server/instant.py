@@ -123,13 +123,13 @@ async def wait(service: Service, request: Request, job: str) -> Row:
                 break
             if service.hub.closing.is_set() or await request.is_disconnected():
                 _let_go(service, job)
-                raise JobCancelled("Nobody waits for the job any more.")
+                raise JobCancelled("Nobody waits for the job any more.", "Send the call again.")
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(changed.wait(), 1.0)
     if row["status"] == Status.SUCCEEDED:
         return row
     if row["status"] == Status.CANCELED:
-        raise JobCancelled("The job was cancelled.")
+        raise JobCancelled("The job was cancelled.", "Send the call again if that was a mistake.")
     problem = Sam3dError.from_json(json.loads(row["error"]))
     raise answers.Refused(problem, 504) if isinstance(problem, TimeLimitError) else problem
 

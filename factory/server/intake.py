@@ -13,6 +13,8 @@ from . import models, params, work
 from .service import Service
 from .store import NewJob, Row
 
+_SAME_SIZE = "Make the mask on this very picture."
+
 
 def job(service: Service, body: models.JobIn, common: dict[str, Any] | None = None) -> NewJob:
     """A job for a picture and its masks. common: parameters that hold where the body says nothing else. Raises an InputError or NotFoundError."""
@@ -22,7 +24,9 @@ def job(service: Service, body: models.JobIn, common: dict[str, Any] | None = No
     for id in body.mask_ids:
         mask = service.vault.meta("mask", id)
         if (mask["width"], mask["height"]) != size:
-            raise MaskSizeError(f"The mask {id[:12]}... is {mask['width']}x{mask['height']} pixels, the picture is {size[0]}x{size[1]}.")
+            raise MaskSizeError(
+                f"The mask {id[:12]}... is {mask['width']}x{mask['height']} pixels, the picture is {size[0]}x{size[1]}.", _SAME_SIZE
+            )
         if mask["area"] == 0:
             raise MaskError(f"The mask {id[:12]}... selects nothing.", "Select the object.")
     if not body.mask_ids and not picture["has_alpha"]:

@@ -42,7 +42,7 @@ class Vault:
     def path(self, kind: str, id: str) -> Path:
         """Where this file is or would be. Raises NotFoundError for what can't be an id."""
         if not _NAME.fullmatch(id):
-            raise NotFoundError(f"{id[:80]!r} is no {kind}.")
+            raise NotFoundError(f"{id[:80]!r} is no {kind}.", "Ids are the sha256 of what was sent, in hex.")
         folder, suffix = _KINDS[kind]
         return self.root / folder / id[:2] / f"{id}{suffix}"
 
@@ -94,7 +94,7 @@ class Vault:
     def place(self, key: str) -> output.Place:
         """A result's place. Raises NotFoundError for what is no key."""
         if not re.fullmatch(SHA, key):
-            raise NotFoundError("There is no such result.")
+            raise NotFoundError("There is no such result.", "Retry the job to make it.")
         return output.Place(self.results, key)
 
     def result(self, key: str) -> dict[str, Any] | None:

@@ -77,7 +77,7 @@ async def segment(service: Serves, request: Request, id: models.Sha, body: Segme
 
 def _prompt(body: SegmentIn, width: int, height: int) -> Prompt:
     if any(point.x >= width or point.y >= height for point in body.points):
-        raise OptionError(f"A point lies outside of the picture, which is {width}x{height} pixels.")
+        raise OptionError(f"A point lies outside of the picture, which is {width}x{height} pixels.", "Give pixels of the stored picture.")
     box = None
     if body.box is not None:
         x0, y0, x1, y1 = body.box[0], body.box[1], min(body.box[2], width), min(body.box[3], height)
