@@ -112,7 +112,8 @@ def test_once_the_table_is_made_its_weights_are_not_read() -> None:
             assert torch.equal(have, want)
 
 
-def test_what_a_step_raises_ends_the_sampling() -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_what_a_step_raises_ends_the_sampling(ahead) -> None:
     model, (voxels, x, tokens) = build(), two_objects()
     calls = count_calls(model)
 
@@ -121,8 +122,19 @@ def test_what_a_step_raises_ends_the_sampling() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sample_latents(model, tokens, x, voxels, OPTIONS, stop)
-    assert len(calls) == 2
+        sample_latents(model, tokens, x, voxels, OPTIONS, stop, ahead=ahead)
+    assert len(calls) == 2 + ahead  # the next one had begun
+
+
+def test_a_step_ahead_changes_nothing_that_is_told() -> None:
+    model, (voxels, x, tokens) = build(), two_objects()
+    told: dict[bool, list[tuple[int, int, torch.Tensor]]] = {False: [], True: []}
+    made = [
+        sample_latents(model, tokens, x, voxels, OPTIONS, lambda *step, ahead=ahead: told[ahead].append(step), ahead=ahead)
+        for ahead in (False, True)
+    ]
+    assert torch.equal(*made) and len(told[True]) == OPTIONS.steps
+    assert all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in zip(told[False], told[True]))
 
 
 # -- its tables and operations

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d.engine import Engine  # noqa: E402
 from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
 from comfyui_sam3d.worker.ops import attention  # noqa: E402
+from comfyui_sam3d.worker.sam3d import pipeline  # noqa: E402
 from comfyui_sam3d.worker.sam3d.networks import Networks  # noqa: E402
 from comfyui_sam3d.worker.weights.store import Store  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
@@ -248,6 +250,23 @@ def test_only_where_the_device_has_room_for_both(monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     assert hands.fits_beside(Networks(lambda name, device: None, torch.device("cuda"), "resident"), 8, 4) == fits
+
+
+def test_each_thread_works_on_a_stream_of_its_own_and_settles_it(overlapping, monkeypatch):
+    """What a GPU would need: the main thread on none, each finishing thread on its own, and no step ends before its work is done."""
+    using, settled = {}, []
+
+    @contextmanager
+    def aside(device: torch.device, use: str) -> Iterator[None]:
+        using[threading.get_ident()] = use
+        yield
+
+    monkeypatch.setattr(hands, "aside", aside)
+    monkeypatch.setattr(pipeline, "settle", lambda device: settled.append(threading.get_ident()))
+    run(overlapping, wanted())
+    assert len(set(using.values())) == len(using) == 2 and threading.get_ident() not in using
+    assert settled.count(threading.get_ident()) == OBJECTS  # sampled one by one
+    assert len(settled) == 3 * OBJECTS and set(settled) <= {*using, threading.get_ident()}  # splats and surface of each
 
 
 def test_the_order_of_attention_kernels_lasts_until_the_last_thread_is_out():

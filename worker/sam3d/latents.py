@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -34,11 +35,13 @@ def sample_latents(
     *,
     plain: bool = False,
     graphs: bool | None = None,
+    ahead: bool | None = None,
 ) -> Tensor:
     """Noise (N, 8), context (B, L, width) -> normalised latents, float32 (N, 8); one network call for all objects of the batch.
 
     on_step(done, steps, latents) runs when a step is really done; what it raises ends the sampling. Guidance as in stage 1, `0 * context` the
-    unconditional side. plain: with nothing computed beforehand. graphs: replay a step as a CUDA graph (default: on CUDA).
+    unconditional side. plain: with nothing computed beforehand. graphs: replay a step as a CUDA graph (default: on CUDA). ahead: begin the next step before
+    on_step hears of one (default: on CUDA), so that the GPU has work while this thread waits for the interpreter's lock; at most one step more is done.
     """
     if plain:
         return _sample_plain(flow if isinstance(flow, LatentFlow) else flow.model, context, noise, voxels, options, on_step)
@@ -49,13 +52,29 @@ def sample_latents(
         step = Step(flow, context, noise, voxels, options.guidance, flow.device.type == "cuda" if graphs is None else graphs)
         table, times = flow.modulation(options), options.times().tolist()
         guided = [options.guided(1000.0 * t) for t in times[:-1]]
+        ahead = flow.device.type == "cuda" if ahead is None else ahead
+        begun: list[Callable[[], None]] = []  # what is to be told of the steps that run, the oldest first
         for index in range(options.steps):
             step.run(table[index], times[index + 1] - times[index], guided[index], more=guided[index + 1 :].count(guided[index]))
             if on_step is not None:
-                if flow.device.type == "cuda":  # launching runs far ahead of the work
-                    torch.cuda.current_stream(flow.device).synchronize()
-                on_step(index + 1, options.steps, step.latents.clone())
+                begun.append(partial(_tell, on_step, index + 1, options.steps, step.latents.clone(), _mark(flow.device)))
+                if len(begun) > ahead:
+                    begun.pop(0)()
+        for tell in begun:
+            tell()
         return step.latents.clone()
+
+
+def _mark(device: torch.device) -> torch.cuda.Event | None:
+    """What can be waited for: everything that this thread has launched until now."""
+    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
+
+
+def _tell(on_step: OnStep, done: int, steps: int, latents: Tensor, mark: torch.cuda.Event | None) -> None:
+    """on_step, when the step is really done: launching runs far ahead of the work."""
+    if mark is not None:
+        mark.synchronize()
+    on_step(done, steps, latents)
 
 
 class Step:
