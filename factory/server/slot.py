@@ -56,7 +56,7 @@ class Keys:
 
 
 class Slot:
-    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started; `preview`: the last picture that its job sent, as a PNG."""
+    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started; `preview`: the last picture that a job sent, the job and a PNG."""
 
     def __init__(
         self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, keys: Keys, open_backend: Open
@@ -65,7 +65,7 @@ class Slot:
         self.hello: Hello | None = None
         self.problem: Sam3dError | None = None
         self.job: str | None = None
-        self.preview: bytes | None = None
+        self.preview: tuple[str, bytes] = ("", b"")  # stays behind the job's end: whoever has just heard of it may still be on the way
         self._previewed = 0.0
         self._store, self._vault, self._limits, self._keys = store, vault, limits, keys
         self._backend = open_backend(environment)
@@ -111,7 +111,7 @@ class Slot:
                 except Exception:  # not of the job: the database, most likely
                     log.exception("slot %s", self.name)
                     self._stop.wait(1.0)
-                self.job = self.preview = None
+                self.job = None
                 self._stop.wait(PAUSES[min(self._deaths, len(PAUSES) - 1)])
         finally:
             self._writer.shutdown()  # waits for what is being written
@@ -250,9 +250,9 @@ class Slot:
                 self._store.progress(job, event.stage, event.step, event.total, event.fraction, event.eta)
             elif isinstance(event, Log):
                 self._store.log(job, event.level, event.text)
-            elif isinstance(event, Preview) and time.monotonic() - self._previewed >= previews.EVERY:
+            elif isinstance(event, Preview) and (self.preview[0] != job or time.monotonic() - self._previewed >= previews.EVERY):
                 self._previewed = time.monotonic()
-                self.preview = previews.png(event.image)
+                self.preview = (job, previews.png(event.image))
                 self._store.previewed(job)
         except sqlite3.Error as problem:  # no reason to end a job
             log.warning("job %s: what it says can't be written: %s", job, problem)

@@ -101,7 +101,7 @@ async def all_events(
 @routes.get("/jobs/{id}/preview", response_class=Response, responses=_PREVIEW)
 async def get_preview(service: Serves, id: models.JobId) -> Response:
     """The last picture that a running job has sent of its work; 404 where there is none. A `preview` event says that there is a new one."""
-    found = service.dispatcher.preview(id)
+    found = service.dispatcher.preview(service.store.job(id)["id"])
     if found is None:
         raise NotFoundError("There is no picture of this job's work.", "It is there while the job runs, with the engine sam3d.")
     return Response(found, media_type="image/png", headers={"Cache-Control": "no-store"})
