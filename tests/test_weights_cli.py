@@ -260,5 +260,5 @@ def test_the_hosts_model_folders_reach_the_worker(monkeypatch):
         ("doctor", False),
     ],
 )
-def test_the_launcher_adds_the_layer_where_it_is_needed(line, model):
-    assert ("model" in _layers(line.split())) is model
+def test_the_launcher_adds_the_layer_where_it_is_needed(line, model, tmp_path):
+    assert ("model" in _layers(str(tmp_path), line.split())) is model
