@@ -162,6 +162,23 @@ def said(connection: socket.socket) -> bytes:
     return found
 
 
+def test_a_refusal_is_there_at_once_and_outlives_the_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is cut off while it sends would never read why; one that waits with its body hears it before that."""
+    monkeypatch.setattr("comfyui_sam3d.factory.server.gate.DRAIN_AT_ONCE", 0.05)
+    with on_port(tmp_path, limits=SMALL) as (url, _):
+        size = SMALL.max_body + 2 * MIB
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as client:
+            client.sendall(f"POST {V1}/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode())
+            client.settimeout(5)
+            heard = client.recv(65536)
+            assert heard.startswith(b"HTTP/1.1 413 ") and b"connection: close" in heard.lower() and heard.endswith(b"}")
+            for _ in range(4):
+                time.sleep(0.2)
+                client.sendall(bytes(size // 4))
+            client.sendall(bytes(size % 4))
+            assert client.recv(1) == b""  # an orderly end, no reset
+
+
 def test_slow_clients_are_let_go(tmp_path: Path) -> None:
     limits = replace(SMALL, head_time=0.4, body_silence=0.4, body_time=0.9)
     with on_port(tmp_path, limits=limits) as (url, _):

@@ -6,7 +6,7 @@
 | a page elsewhere that posts to us (CSRF) | Sec-Fetch-Site `cross-site` only for a link that somebody follows; an Origin must be our own, or from --allow-origin |
 | everybody on the network | a token, compared in constant time; without one the server listens on this machine alone |
 | somebody who guesses the token | so many wrong ones, then one every few seconds (guesses.py) |
-| large bodies | counted while they come, refused by Content-Length before that; what is refused is read to its end, within reason, so that the answer arrives |
+| large bodies | counted while they come, refused by Content-Length before that; what is refused is answered at once, then read to its end, within reason, so that the answer arrives |
 | slow bodies | a time for the next byte, and one for the whole |
 """
 
@@ -39,7 +39,8 @@ API = "/api/"
 FRAMES = "/api/v1/frames"
 _LARGE = {"/api/v1/images": "upload", "/api/v1/masks": "upload", FRAMES: "upload", "/api/v1/reconstruct": "wait"}
 log = logging.getLogger("sam3d.server")
-DRAIN_BYTES, DRAIN_TIME = 64 * MIB, 10.0  # of a refused body
+DRAIN_AT_ONCE = 0.2  # seconds for a refused body to come before its answer, so that the connection can be kept
+DRAIN_BYTES, DRAIN_TIME, DRAIN_SILENCE = 64 * MIB, 60.0, 20.0  # after the answer
 CSP = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; connect-src 'self' blob: data:; "
     "img-src 'self' blob: data:; style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -176,8 +177,7 @@ class Gate:
         if self.access.token is not None and bearer(headers) is not None:
             address = (scope.get("client") or ("",))[0]
             if seconds := self.guesses.wait(address):
-                await body.drain()
-                await too_many(seconds)(scope, body.receive, send)
+                await too_many(seconds)(scope, body.receive, body.emptied(send))
                 return
             if not self.access.knows(headers):
                 self.guesses.wrong(address)
@@ -213,19 +213,12 @@ class Gate:
         return self.limits.max_body + MIB // 16 if path in _LARGE else self.limits.max_json  # and the multipart form around it
 
     async def _pass(self, scope: Scope, body: _Body, send: Send) -> None:
-        async def watch(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] >= 400:  # the call may have ended before its body
-                await body.drain()
-            await send(message)
-
-        await self.app(scope, body, watch)
+        await self.app(scope, body, body.emptied(send))
 
     async def _refuse(
         self, problem: Sam3dError, scope: Scope, body: _Body, send: Send, status: int | None = None, headers: dict[str, str] | None = None
     ) -> None:
-        await body.drain()
-        more = {} if body.ended else {"Connection": "close"}
-        await answer(problem, status, {**(headers or {}), **more})(scope, body.receive, send)
+        await answer(problem, status, headers)(scope, body.receive, body.emptied(send))
 
     def _dressed(self, send: Send, origin: str | None) -> Send:
         """The headers that every answer has, unless the call set its own."""
@@ -290,12 +283,33 @@ class _Body:
             raise Refused(self._excess())
         return message
 
-    async def drain(self) -> None:
-        """Read what is still coming and forget it: a client that is answered while it sends would see a broken connection instead of the answer."""
-        end, count = time.monotonic() + DRAIN_TIME, 0
-        while not self.ended and not self._late and count < DRAIN_BYTES:
+    def emptied(self, send: Send) -> Send:
+        """`send` for a call that may end before its body. A client that is still sending when the connection goes would see that instead of its answer: so
+        a refusal is given whole, and ended only when the rest has come, or enough of it."""
+        after = False
+
+        async def sent(message: Message) -> None:
+            nonlocal after
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                if not self._late:
+                    await self._drain(DRAIN_AT_ONCE, DRAIN_AT_ONCE)
+                after = not self.ended and not self._late
+                if not self.ended:
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            elif after and message["type"] == "http.response.body" and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await self._drain(DRAIN_TIME, DRAIN_SILENCE)
+                message = {"type": "http.response.body", "body": b""}
+            await send(message)
+
+        return sent
+
+    async def _drain(self, seconds: float, silence: float) -> None:
+        """Read what is still coming and forget it, until nothing has come for `silence` seconds."""
+        end, count = time.monotonic() + seconds, 0
+        while not self.ended and count < DRAIN_BYTES:
             try:
-                message = await asyncio.wait_for(self.receive(), min(2.0, max(0.0, end - time.monotonic())))
+                message = await asyncio.wait_for(self.receive(), min(silence, max(0.0, end - time.monotonic())))
             except asyncio.TimeoutError:
                 return
             count += len(message.get("body", b""))
