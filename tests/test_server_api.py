@@ -175,6 +175,7 @@ def test_cancel_while_it_waits_and_while_it_runs(client: TestClient) -> None:
     answer = client.post(f"{V1}/jobs/{waiting['id']}/cancel")
     assert answer.status_code == 200 and answer.json()["status"] == "canceled"
     wait(client, running["id"], ("running",))
+    error(client.post(f"{V1}/jobs/{running['id']}/retry"), 409, "E_CONFLICT")
     answer = client.post(f"{V1}/jobs/{running['id']}/cancel")
     assert answer.status_code == 202 and answer.json()["cancel_requested"]
     assert wait(client, running["id"])["status"] == "canceled"

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ...contract import messages
-from ...contract.errors import MaskError, MaskSizeError, OptionError, ProtocolError
+from ...contract.errors import ConflictError, MaskError, MaskSizeError, OptionError, ProtocolError
 from ...contract.names import safe_filename, unique_filenames
 from . import models, params, work
 from .service import Service
+from .states import TERMINAL, Status
 from .store import NewJob, Row
 
 _SAME_SIZE = "Make the mask on this very picture."
@@ -61,7 +62,9 @@ def check_room(service: Service, masks: int, size: tuple[int, int]) -> None:
 
 
 def again(service: Service, row: Row) -> NewJob:
-    """A new job like one that there was. Raises NotFoundError where what it was made of is gone."""
+    """A new job like one that has ended. Raises ConflictError for one that hasn't, NotFoundError where what it was made of is gone."""
+    if Status(row["status"]) not in TERMINAL:
+        raise ConflictError("This job hasn't ended.", "Wait for its end, or cancel it first.")
     masks = tuple(json.loads(row["masks"]))
     back = json.loads(row["params"]).get("back_image")
     for kind, id in (("image", row["image"]), ("image", back), ("frame", row["frame"]), *(("mask", id) for id in masks)):

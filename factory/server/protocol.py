@@ -1,6 +1,5 @@
-"""uvicorn's HTTP protocol with a bound on connections, two more timers (for a whole request head, and for a client that
-takes nothing of its answer), and our own words for
-what is refused before there is a call."""
+"""uvicorn's HTTP protocol with a bound on connections, two more timers (for a whole request head, and for a client that takes nothing of its answer), and
+our own words for what is refused before there is a call."""
 
 from __future__ import annotations
 

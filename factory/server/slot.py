@@ -56,7 +56,8 @@ class Keys:
 
 
 class Slot:
-    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started; `preview`: the last picture that a job sent, the job and a PNG."""
+    """One worker and its thread. `problem`: why it can't work; `hello`: what it said of itself when it last started; `preview`: the last picture that
+    a job sent, the job and a PNG."""
 
     def __init__(
         self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, keys: Keys, open_backend: Open

@@ -78,7 +78,7 @@ async def cancel_job(service: Serves, response: Response, id: models.JobId) -> m
 
 @routes.post("/jobs/{id}/retry", status_code=201)
 async def retry_job(service: Serves, response: Response, id: models.JobId) -> models.JobOut:
-    """A new job, made of the same things as one that has ended."""
+    """A new job, made of the same things as one that has ended. 409: it hasn't."""
     row, _ = service.store.add(intake.again(service, service.store.job(id)))
     return _told(service, response, row, 201)
 
