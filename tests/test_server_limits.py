@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from comfyui_sam3d.contract.errors import JobCancelled, Sam3dError, StorageError
 from comfyui_sam3d.contract.frames import encode_frame
 from comfyui_sam3d.contract.messages import Export, Hello, to_wire
@@ -25,6 +26,7 @@ from comfyui_sam3d.contract.version import PROTOCOL, VERSION
 from comfyui_sam3d.factory.server import work
 from comfyui_sam3d.factory.server.keeper import tidy
 from comfyui_sam3d.factory.server.limits import MIB
+from comfyui_sam3d.factory.server.protocol import protocol
 from fastapi.testclient import TestClient
 
 from .server_app import SMALL, V1, encoded, error, on_port, post_image, send_image, send_job, server, wait
@@ -232,6 +234,33 @@ def test_who_does_not_take_an_answer_is_let_go(tmp_path: Path) -> None:
                 found += len(part)
                 time.sleep(0.2)
             assert found == int(answer.headers["content-length"]) > noise.nbytes
+
+
+def test_who_takes_a_large_answer_slowly_gets_it() -> None:
+    """One that is given in one piece, as JSON with files in base64 is: it waits in memory, and the client takes it as fast as it can."""
+    size = 24 * MIB
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", str(size).encode())]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener, socket.socket() as slow:
+        server = uvicorn.Server(uvicorn.Config(app, http=protocol(replace(SMALL, answer_silence=0.4)), lifespan="off", log_config=None))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+            slow.settimeout(10)
+            slow.connect(listener.getsockname())
+            slow.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            found = 0
+            while part := slow.recv(1 << 20, socket.MSG_WAITALL):
+                found += len(part)
+                time.sleep(0.08)
+            assert found > size
+        finally:
+            server.should_exit = True
+            thread.join(10)
 
 
 def test_http_that_is_none(tmp_path: Path) -> None:

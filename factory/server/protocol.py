@@ -50,7 +50,15 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
         def pause_writing(self) -> None:
             """64 KiB of the answer wait, and the client doesn't take them."""
             super().pause_writing()
-            self._stuck = self.loop.call_later(limits.answer_silence, self.transport.abort)
+            self._look_again()
+
+        def _look_again(self, before: int | None = None) -> None:
+            """before: what waited a while ago; nothing is added meanwhile. An answer given in one piece may take a slow client long, and that is its right."""
+            left = self.transport.get_write_buffer_size()
+            if left == before:
+                self.transport.abort()
+            else:
+                self._stuck = self.loop.call_later(limits.answer_silence, self._look_again, left)
 
         def resume_writing(self) -> None:
             if self._stuck is not None:
