@@ -105,6 +105,29 @@ def test_a_folder_becomes_a_batch(chromium: Any, server: Served, folder: Path) -
         visit.problems[:] = [text for text in visit.problems if "422" not in text]  # the broken one
 
 
+def test_more_than_a_batch_holds_becomes_several(chromium: Any, server: Served, tmp_path: Path) -> None:
+    for name in ("steak", "log", "corn"):
+        shutil.copy(EXAMPLES / f"{name}.png", tmp_path / f"{name}.png")
+
+    def smaller(route: Any) -> None:
+        answer = route.fetch()
+        info = answer.json()
+        route.fulfill(response=answer, json={**info, "limits": {**info["limits"], "max_batch": 2}})
+
+    with Visit(chromium, server.url, "/#/batch") as visit:
+        page = visit.page
+        page.route("**/api/v1/info", smaller)
+        page.reload()
+        page.get_by_test_id("files").set_input_files(sorted(tmp_path.glob("*.png")))
+        page.get_by_text("A batch holds 2: 2 are made").wait_for()
+        page.get_by_role("button", name="Run 3").click()
+        page.get_by_test_id("count").get_by_text("2 of 2 done").wait_for()
+        page.goto(f"{server.url}/#/batch")
+        page.get_by_text("Earlier batches").wait_for()
+        status, answer = server.call("GET", "/batches?limit=2")
+        assert status == 200 and [batch["counts"]["succeeded"] for batch in answer["batches"]] == [1, 2]
+
+
 def test_a_batch_is_watched_and_cancelled(chromium: Any, server: Served, tmp_path: Path) -> None:
     for name in ("steak", "log", "corn"):
         shutil.copy(EXAMPLES / f"{name}.png", tmp_path / f"{name}.png")

@@ -48,13 +48,20 @@ function Prepare({ info }: { info: Info | null }) {
   const ready = rows.items?.filter(isReady) ?? [];
   const reading = rows.items?.some((item) => item.state === "reading") ?? false;
   const missing = (rows.items?.length ?? 0) - ready.length;
+  const most = Math.min(info?.limits.max_batch ?? Infinity, info?.limits.max_queue ?? Infinity);
   const run = async () => {
     setBusy(true);
     setProblem(null);
     try {
-      const items = ready.map((item) => ({ image_id: item.image!.id, mask_ids: item.maskIds, names: item.maskIds.map((_, at) => (item.maskIds.length > 1 ? `${item.name}_${at}` : item.name)), name: item.name, params: {} }));
-      const name = new Date().toISOString().slice(0, 16).replace("T", " ").replace(":", "-");
-      go(`#/batch/${(await api.addBatch(name, items, params)).id}`);
+      const when = new Date().toISOString().slice(0, 16).replace("T", " ").replace(":", "-");
+      const parts = portions(ready, most);
+      const made: Batch[] = [];
+      for (const part of parts) {
+        const items = part.map((item) => ({ image_id: item.image!.id, mask_ids: item.maskIds, names: item.maskIds.map((_, at) => (item.maskIds.length > 1 ? `${item.name}_${at}` : item.name)), name: item.name, params: {} }));
+        made.push(await api.addBatch(parts.length > 1 ? `${when} ${made.length + 1}` : when, items, params));
+        if (parts.length > 1) for (const item of part) rows.remove(item.key); // the next may be refused: then what is left can be tried again
+      }
+      go(`#/batch/${made[0].id}`);
     } catch (problem) {
       setProblem(problem);
       setBusy(false);
@@ -113,7 +120,7 @@ function Prepare({ info }: { info: Info | null }) {
           </div>
           <div className="sticky bottom-0 mt-4 flex flex-wrap items-center gap-2 bg-page py-3">
             {buttons}
-            <span className="min-w-0 flex-1 text-sm text-warn max-sm:order-first max-sm:basis-full">{!reading && missing > 0 && say("batch.missing", { count: missing })}</span>
+            <span className="min-w-0 flex-1 text-sm text-warn max-sm:order-first max-sm:basis-full">{!reading && [missing > 0 && say("batch.missing", { count: missing }), ready.length > most && say("batch.several", { count: Math.ceil(ready.length / most), most })].filter(Boolean).join(". ")}</span>
             <button type="button" className="button button-quiet" onClick={() => setOptions(true)}>
               <Icon name="options" />
               {say("go.options")}
@@ -139,6 +146,12 @@ function Prepare({ info }: { info: Info | null }) {
       <Options open={options} onClose={() => setOptions(false)} params={params} onChange={setParams} info={info} />
     </div>
   );
+}
+
+function portions<T>(all: T[], most: number): T[][] {
+  const parts: T[][] = [];
+  for (let at = 0; at < all.length; at += most) parts.push(all.slice(at, at + most));
+  return parts;
 }
 
 function PairRow({ item, onFix, onRemove }: { item: Item; onFix: () => void; onRemove: () => void }) {

@@ -176,6 +176,7 @@ export const en = {
   "batch.waiting": "In line",
   "batch.run": "Run {count}",
   "batch.missing": "{count} without a mask are left out",
+  "batch.several": "A batch holds {most}: {count} are made",
   "batch.zip": "Download all (ZIP)",
   "batch.cancel": "Cancel the rest",
   "batch.clear": "New batch",

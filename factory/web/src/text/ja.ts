@@ -176,6 +176,7 @@ export const ja: Record<Key, string> = {
   "batch.waiting": "順番待ち",
   "batch.run": "{count} 件を実行",
   "batch.missing": "マスクのない {count} 件は除外されます",
+  "batch.several": "一回は{most}件までなので、{count}回に分けます",
   "batch.zip": "まとめてダウンロード (ZIP)",
   "batch.cancel": "残りをキャンセル",
   "batch.clear": "新しい一括処理",
