@@ -69,9 +69,13 @@ def _env_python(root: str, layers: tuple[str, ...]) -> str | None:
         try:
             ensure(root, from_environment(layers=layers, launcher=True), say)
         except InstallError as error:
-            say(f"ERROR {error.message} [{error.code}]")
+            optional = "node" in layers
+            say(f"{'WARNING' if optional else 'ERROR'} {error.message} [{error.code}]")
             say(f"      {error.hint}")
-            return None
+            if not optional:
+                return None
+            say("going on without Node: the web page isn't built, and `serve` has a plain form until it is")
+            return _env_python(root, tuple(layer for layer in layers if layer != "node"))
     return journal.env_python(journal.env_dir(root))
 
 

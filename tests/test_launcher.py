@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from comfyui_sam3d.environment import launch
+from comfyui_sam3d.environment.errors import InstallError
+from comfyui_sam3d.environment.settings import Settings
 
 from .scratch_pack import PACK, ScratchPack, user_environment, user_python
 
@@ -197,3 +199,20 @@ def test_the_page_is_built_with_a_node_of_ours_where_there_is_none(
     pack.write("factory/web/dist/index.html", "built")
     assert launch._layers(root, ["serve"]) == ("base", "server")
     assert "node" not in launch._layers(root, ["test"])
+
+
+def test_a_server_starts_without_node_where_it_can_not_be_had(
+    pack: ScratchPack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind a wall, say: the page is then a plain form, and what is ready stays in use."""
+
+    def unreachable(root: str, settings: Settings, say: object) -> None:
+        raise InstallError("E_NETWORK", "It can't be reached.", "Check the network.")
+
+    monkeypatch.setattr("comfyui_sam3d.environment.transaction.ensure", unreachable)
+    assert launch._env_python(str(pack.root), ("base", "server", "node")) == str(pack.env / "bin" / "python")
+    said = capsys.readouterr().err
+    assert "WARNING It can't be reached." in said and "plain form" in said and "ERROR" not in said
+    shutil.rmtree(pack.env)
+    assert launch._env_python(str(pack.root), ("base", "server", "node")) is None
+    assert "ERROR It can't be reached." in capsys.readouterr().err
