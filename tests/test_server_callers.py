@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,10 @@ def test_guesses_are_counted(tmp_path: Path, way: str) -> None:
 
         good, bad = {"session": (204, 403), "header": (200, 401), "readyz": (200, 200)}[way]
         wait_until_ready(client)
+        assert [attempt("an-old-token") for _ in range(30)] == [bad] * 30 and attempt(
+            TOKEN
+        ) == good  # a script that nobody told: the same one is no new guess
+        moment[0] += 3.1
         assert [attempt(f"wrong-token-{n}") for n in range(25)] == [bad] * 20 + [429] * 5
         assert attempt(TOKEN) == 429
         assert attempt(TOKEN, "10.0.0.2") == good
@@ -153,17 +158,17 @@ def test_guesses_from_everywhere_lock_nobody_out() -> None:
     guesses = Guesses(own=5, own_every=10.0, common=20, common_every=1.0, clock=lambda: moment[0])
     for n in range(40):
         assert guesses.wait(f"10.1.0.{n}") == 0  # who never guessed is heard
-        guesses.wrong(f"10.1.0.{n}")
+        guesses.wrong(f"10.1.0.{n}", str(n))
     assert guesses.wait("10.1.0.1") == 1 and guesses.wait("10.2.0.1") == 0
     moment[0] += 1.0
     assert guesses.wait("10.1.0.1") == 0
     for _ in range(5):
-        guesses.wrong("2001:db8::1")
+        guesses.wrong("2001:db8::1", secrets.token_hex())
     assert guesses.wait("2001:db8::ffff") == 10 and guesses.wait("2001:db8:0:1::1") == 0  # one network of 64 bits is one caller
     moment[0] += 1000
     assert guesses.wait("2001:db8::1") == 0 and guesses.wait("10.1.0.1") == 0 and len(guesses._addresses) < 40
     for n in range(6000):
-        guesses.wrong(str(n))
+        guesses.wrong(str(n), str(n))
     assert len(guesses._addresses) <= 4096
 
 

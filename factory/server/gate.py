@@ -174,13 +174,14 @@ class Gate:
             await answer(DEFECT)(scope, receive, send)
 
     async def _answer(self, scope: Scope, headers: dict[str, str], body: _Body, send: Send) -> None:
-        if self.access.token is not None and bearer(headers) is not None:
+        given = bearer(headers)
+        if self.access.token is not None and given is not None:
             address = (scope.get("client") or ("",))[0]
             if seconds := self.guesses.wait(address):
                 await too_many(seconds)(scope, body.receive, body.emptied(send))
                 return
             if not self.access.knows(headers):
-                self.guesses.wrong(address)
+                self.guesses.wrong(address, given)
         refused = self.access.check(scope, headers)
         if refused is not None:
             extra = {"WWW-Authenticate": "Bearer"} if refused[1] == 401 else {}

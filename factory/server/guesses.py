@@ -1,19 +1,22 @@
 """How often a token may be guessed: so many wrong ones in a row, then one every few seconds.
 
 Each address has an allowance of its own, and all have one together. Where the common one is used up, an address that never guessed wrong has its own still: whoever
-knows the token comes in, whatever others try. What carries no token, a cookie or the right token costs nothing; a cookie is no guess, it has 256 bits.
+knows the token comes in, whatever others try. What carries no token, a cookie or the right token costs nothing; a cookie is no guess, it has 256 bits. Nor is the
+same wrong token again: a forgotten script that calls with an old one must not lock out all who share its address, behind a router or a proxy.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KEPT = 4096  # addresses; of more than that the one whose last guess is longest ago is forgotten
+TRIED = 32  # wrong tokens of an address that are known again
 
 
 @dataclass
@@ -24,6 +27,7 @@ class _Allowance:
     every: float
     left: float
     at: float
+    tried: deque[bytes] = field(default_factory=lambda: deque(maxlen=TRIED))  # sha256 of each
 
     def now(self, moment: float) -> float:
         self.left = min(self.most, self.left + (moment - self.at) / self.every)
@@ -57,11 +61,15 @@ class Guesses:
         spent = [one for one in (known, self._common) if one.now(moment) < 1]
         return max((math.ceil((1 - one.left) * one.every) for one in spent), default=0)
 
-    def wrong(self, address: str) -> None:
-        """A token from there was looked at, and was none."""
+    def wrong(self, address: str, token: str) -> None:
+        """This token from there was looked at, and was none."""
         moment, name = self._clock(), _network(address)
         known = self._addresses.setdefault(name, _Allowance(self._own, self._own_every, self._own, moment))
         self._addresses.move_to_end(name)
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        if digest in known.tried:
+            return
+        known.tried.append(digest)
         for one in (known, self._common):
             one.left = max(0.0, one.now(moment) - 1)
         if len(self._addresses) > KEPT:

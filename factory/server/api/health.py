@@ -68,7 +68,7 @@ async def session(request: Request, body: models.SessionIn, response: Response) 
     if seconds := guesses.wait(address):
         return gate.too_many(seconds)
     if not gate.same(body.token, access.token):
-        guesses.wrong(address)
+        guesses.wrong(address, body.token)
         raise DeniedError("This is not the token.", "The server printed it when it started, unless SAM3D_TOKEN was set.")
     secure = request.url.scheme == "https"
     response.set_cookie(gate.COOKIE, access.cookie, httponly=True, samesite="strict", secure=secure, path="/", max_age=30 * 86400)
