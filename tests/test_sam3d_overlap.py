@@ -276,7 +276,46 @@ def test_each_thread_works_on_a_stream_of_its_own_and_settles_it(overlapping, mo
     run(overlapping, wanted())
     assert len(set(using.values())) == len(using) == 2 and threading.get_ident() not in using
     assert settled.count(threading.get_ident()) == OBJECTS  # sampled one by one
-    assert len(settled) == 3 * OBJECTS and set(settled) <= {*using, threading.get_ident()}  # splats and surface of each
+    assert len(settled) == 5 * OBJECTS and set(settled) <= {*using, threading.get_ident()}  # splats and surface of each, decoded and copied
+
+
+@pytest.mark.parametrize("problem", [torch.cuda.OutOfMemoryError("no memory"), JobCancelled("cancelled")])
+def test_a_step_that_fails_is_settled_too_before_anything_is_freed(monkeypatch, problem):
+    """What it has launched reads the networks, and they may be another stream's memory."""
+    log: list[str] = []
+    networks = Networks(lambda name, device: None, torch.device("cpu"), "resident")
+    monkeypatch.setattr(networks, "give_back", lambda: log.append("freed"))
+    monkeypatch.setattr(pipeline, "settle", lambda device: log.append("settled"))
+
+    def launch() -> None:
+        log.append("launched")
+        if log.count("launched") == 1:
+            raise problem
+
+    made = pipeline.Pipeline(networks, note=lambda text: None)
+    if isinstance(problem, JobCancelled):
+        with pytest.raises(JobCancelled):
+            made.insisting("mesh", launch)
+        assert log == ["launched", "settled"]
+    else:
+        made.insisting("mesh", launch)
+        assert log == ["launched", "settled", "freed", "launched", "settled"]
+
+
+@pytest.mark.parametrize("copied", ["splats_of", "mesh_of"])
+def test_out_of_memory_on_the_way_out_of_a_decoder_is_done_again(overlapping, monkeypatch, usual, copied):
+    real, left = getattr(mesh_module, copied), [1]
+
+    def tight(made: object) -> object:
+        if left:
+            left.pop()
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return real(made)
+
+    monkeypatch.setattr(mesh_module, copied, tight)
+    scene, _ = run(overlapping, wanted())
+    assert set(scene.warnings) - set(usual.warnings) == {"Not enough memory in decode beside other objects; done again, one at a time."}
+    assert content(scene.replace(warnings=usual.warnings)) == content(usual)
 
 
 def test_the_order_of_attention_kernels_lasts_until_the_last_thread_is_out():

@@ -28,9 +28,8 @@ FRAMES: dict[str, np.ndarray] = {
 }
 
 _BLOCK = 1 << 13  # splats that stay in a processor's cache, and are too few for BLAS to wake further threads
-_SIGNS = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, 1, 1, -1], [-1, -1, 1, 1]], np.float64).reshape(
-    4, 2, 2, 1
-)  # of Hamilton's product, below
+# Of Hamilton's product, below.
+_SIGNS = np.array([[1, 1, 1, 1], [-1, 1, -1, 1], [-1, 1, 1, -1], [-1, -1, 1, 1]], np.float64).reshape(4, 2, 2, 1)
 
 
 class Motion:

@@ -102,9 +102,7 @@ class Step:
             if self._aside is not None and more > 1:  # after one that really ran: kernels are compiled, tables made
                 try:
                     self._captured[guided] = self._capture(guided, self._aside)
-                except (
-                    RuntimeError
-                ):  # a graph has memory of its own, and may be disturbed by what other threads do; a step as it is has just run
+                except RuntimeError:  # a graph needs memory of its own, and other threads may disturb it: then without one
                     self._aside = None
 
     def _capture(self, guided: bool, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:

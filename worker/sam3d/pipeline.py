@@ -260,10 +260,12 @@ class Pipeline:
             self._make_room(stage, 1, before)
 
     def _step(self, run: Callable[[], T]) -> T:
+        """A step that fails has launched work too, which may read what others free next."""
         with self.turns.step():
-            made = run()
-            settle(self.device)
-            return made
+            try:
+                return run()
+            finally:
+                settle(self.device)
 
     def _make_room(self, stage: str, count: int, before: _Before) -> None:
         """After running out of memory with `count` objects at once. Waits until nobody else is in a step: then nothing that is freed is in use, no graph is

@@ -270,15 +270,12 @@ class _Run:
         row = [item for item in self.picture.missing() if item.stage == "point map" and voxels is None]
         row += [Planned("picture", 0.1, tokens)] if tokens else []
         row += self._planned("structure", own.structure.evaluations() * len(structures), len(structures))
-        beside = (
-            f" beside {self.hands}" if self._beside() else ""
-        )  # a part of the finishing is over when its stage begins, and sampling takes longer
-        row += self._planned(
-            "latents", own.latents.evaluations() * sum(counts[i] for i in latents), len(latents), key=beside and f"latents{beside}"
-        )
+        beside = self._beside()  # then sampling takes longer, and a part of the finishing is over when its stage begins
+        evaluations = own.latents.evaluations() * sum(counts[i] for i in latents)
+        row += self._planned("latents", evaluations, len(latents), key=f"latents beside {self.hands}" if beside else "")
         if self.hands > 1:
             work = [counts[i] for i, one in enumerate(self.finishers) if one.decodes_surface or one.decodes_splats]
-            kind = f"{hands.STAGE} {self.hands} {own.unwrap} {own.texture}" + (beside and f" after sampling {len(latents)}")
+            kind = f"{hands.STAGE} {self.hands} {own.unwrap} {own.texture}" + (f" after sampling {len(latents)}" if beside else "")
             row += self._planned(hands.STAGE, float(sum(work)), len(work), key=kind)
         for i, one in enumerate(self.finishers if self.hands == 1 else ()):
             row += self._planned("decode", counts[i] * one.decodes_surface, key="decode surface")

@@ -27,6 +27,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from .engine import Engine
 
+D = TypeVar("D")
 T = TypeVar("T")
 _PROBLEMS = (EngineError, InputError, OutputError, SetupError)  # not JobCancelled
 
@@ -139,16 +140,17 @@ class _Decoded:
 
     @functools.cached_property
     def splats(self) -> Splats:
-        return self._run(lambda: splats_of(self._pipeline.splats(self._latent, self._per_voxel)))
+        return self._run(lambda: self._pipeline.splats(self._latent, self._per_voxel), splats_of)
 
     @functools.cached_property
     def surface(self) -> Mesh:
-        return self._run(lambda: mesh_of(self._pipeline.surface(self._latent)))
+        return self._run(lambda: self._pipeline.surface(self._latent), mesh_of)
 
-    def _run(self, decode: Callable[[], T]) -> T:
+    def _run(self, decode: Callable[[], D], copied: Callable[[D], T]) -> T:
         with timed(self._job, "decode"):
             self._job.step("decode", 0, 1)  # each a stage of its own: the clean-up lies between the two
-            made = decode()
+            decoded = decode()
+            made = self._pipeline.insisting("decode", lambda: copied(decoded))  # it takes memory as well
             self._job.step("decode", 1, 1)
         return made
 

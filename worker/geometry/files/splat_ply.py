@@ -46,7 +46,7 @@ class SplatPly:
         self._parts, self._kept = parts, dict[int, int]()  # where a block of rows begins -> how many of them are sound
         self._rest = 3 * (max((degree + 1) ** 2, *(splats.sh.shape[1] for splats, _ in parts)) - 1)
         count, width = sum(len(splats.positions) for splats, _ in parts), 17 + self._rest
-        self._start = -(-len(_header(count, self._rest)) // 64) * 64  # of the rows: aligned, the header before them
+        self._start = -(-len(_header(count, self._rest)) // _ALIGNED) * _ALIGNED  # of the rows: aligned, the header before them
         # Not bytes: where there are huge pages, numpy asks for them, and the system hands over memory in a quarter of the time.
         self._memory = np.empty(self._start + 4 * width * count, np.uint8)
         self._rows = self._memory[self._start :].view("<f4").reshape(count, width)
