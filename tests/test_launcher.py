@@ -14,6 +14,7 @@ import pytest
 from comfyui_sam3d.environment import launch
 from comfyui_sam3d.environment.errors import InstallError
 from comfyui_sam3d.environment.settings import Settings
+from comfyui_sam3d.factory import page_build
 
 from .scratch_pack import PACK, ScratchPack, user_environment, user_python
 
@@ -192,9 +193,14 @@ def test_the_page_is_built_with_a_node_of_ours_where_there_is_none(
     shutil.rmtree(pack.root / "factory" / "web" / "dist", ignore_errors=True)
     assert launch._layers(root, ["serve"]) == ("base", "server", "node")
     assert launch._layers(root, ["serve", "--no-build"]) == ("base", "server")
-    (tools / "npm").write_text("#!/bin/sh\n")
-    (tools / "npm").chmod(0o755)
-    assert launch._layers(root, ["serve"]) == ("base", "server")
+    for name in ("npm", "node"):
+        (tools / name).write_text("#!/bin/sh\n")
+        (tools / name).chmod(0o755)
+    for version in ("v22.12.0", "v20.19.1", "v24.0.0", "v22.11.9", "v21.7.3", "v20.18.0", "v18.19.1", "v9.9.9", ""):
+        (tools / "node").write_text(f"#!/bin/sh\necho {version}\n")
+        fit = page_build._will_do(str(tools / "node"))
+        assert fit == (version in ("v22.12.0", "v20.19.1", "v24.0.0"))
+        assert launch._layers(root, ["serve"]) == (("base", "server") if fit else ("base", "server", "node"))
     (tools / "npm").unlink()
     pack.write("factory/web/dist/index.html", "built")
     assert launch._layers(root, ["serve"]) == ("base", "server")
