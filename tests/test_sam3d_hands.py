@@ -96,6 +96,23 @@ def test_the_first_failure_stops_the_others() -> None:
     assert time.monotonic() - start < 5 and sorted(begun) == [0, 1]
 
 
+@pytest.mark.parametrize("follows", [RuntimeError, KeyboardInterrupt])
+def test_what_failed_first_is_raised_whatever_follows_in_the_block(follows: type[BaseException]) -> None:
+    """But for who interrupts the process."""
+    job = Shared(Told(), 2)
+
+    def run(index: int, part: QuietJob) -> str:
+        raise EngineError("this one fails")
+
+    raised = pytest.raises(EngineError if follows is RuntimeError else KeyboardInterrupt)
+    with raised, Finishing[str](2, 2, job, mesh.torch.device("cpu")) as finishing:
+        finishing.begin(0, functools.partial(run, 0))
+        deadline = time.monotonic() + 20
+        while job.problem is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        raise follows("because of the first")
+
+
 def test_a_cancelled_job_stops_all_of_them() -> None:
     job = Told(stop=8)
     with pytest.raises(JobCancelled, match="The job was cancelled"):

@@ -243,14 +243,29 @@ def test_with_everything_sampled_already_there_is_nothing_to_overlap(overlapping
     assert not job.plans[-1][-1].key.endswith(f"after sampling {OBJECTS}")
 
 
-def test_it_can_be_switched_off(overlapping, monkeypatch, usual):
+@pytest.mark.parametrize("why", ["switched off", "no room", "one group"])
+def test_all_are_sampled_first_where_it_is_switched_off_or_can_not_be(overlapping, monkeypatch, usual, why):
     log: list[str] = []
     watched(monkeypatch, log)
     engine = overlapping
-    engine.overlap, engine.pipeline.most["latents"] = False, 1
+    engine.pipeline.most["latents"] = 1
+    if why == "switched off":
+        engine.overlap = False
+    elif why == "no room":
+        monkeypatch.setattr(hands, "fits_beside", lambda *asked: asked != (engine.networks, OBJECTS, 2))
+    else:
+        engine.group = OBJECTS
+    monkeypatch.setattr(hands, "make_free", lambda *asked: log.append("freed"))
     job = Recorder(lambda stage, step, total: log.append(stage))
     assert content(engine(wanted(), job)) == content(usual)
-    assert max(i for i, item in enumerate(log) if item == "latents") < log.index("begins 0")
+    assert max(i for i, item in enumerate(log) if item == "latents") < log.index("begins 0") and "freed" not in log
+
+
+def test_memory_is_made_free_for_the_threads_before_the_first_step(overlapping, monkeypatch):
+    log: list[object] = []
+    monkeypatch.setattr(hands, "make_free", lambda *asked: log.append(asked))
+    overlapping(wanted(), Recorder(lambda stage, step, total: log.append(stage)))
+    assert log.index((overlapping.networks, 2)) < log.index("latents") and log.count((overlapping.networks, 2)) == 1
 
 
 @pytest.mark.parametrize(("free", "fits"), [(140e9, True), (40e9, True), (34e9, True), (33e9, False)])
@@ -260,6 +275,16 @@ def test_only_where_the_device_has_room_for_both(monkeypatch, free, fits):
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
     assert hands.fits_beside(Networks(lambda name, device: None, torch.device("cuda"), "resident"), 8, 4) == fits
+
+
+@pytest.mark.parametrize(("free", "times"), [(15e9, 0), (14.5e9, 1)])
+def test_the_cache_of_the_allocator_is_given_back_where_free_memory_is_short(monkeypatch, free, times):
+    """Four finished at a time: 12.4 GB, and 2.4 to sample."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(144e9)))
+    networks, given = Networks(lambda name, device: None, torch.device("cuda"), "resident"), []
+    monkeypatch.setattr(networks, "give_back", lambda: given.append(1))
+    hands.make_free(networks, 4)
+    assert len(given) == times
 
 
 def test_each_thread_works_on_a_stream_of_its_own_and_settles_it(overlapping, monkeypatch):

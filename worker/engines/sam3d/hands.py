@@ -112,8 +112,9 @@ class Finishing(Generic[T]):
         if problem is not None:
             self._shared.stop(problem)
         self._close()
-        if isinstance(problem, _Stopped) and self._shared.problem is not None:
-            raise self._shared.problem from None
+        first = self._shared.problem
+        if first is not None and first is not problem and isinstance(problem, Exception):  # what follows from it matters less
+            raise first from None
 
     @property
     def _shared(self) -> Shared:
