@@ -13,6 +13,7 @@ from PIL import Image
 pytest.importorskip("fastapi")
 
 from comfyui_sam3d.factory.server import previews
+from comfyui_sam3d.factory.server.dispatcher import Dispatcher
 
 from .server_app import V1, error, events, send_job, server, wait
 
@@ -46,3 +47,29 @@ def test_the_preview_is_there_while_the_job_runs(tmp_path: Path) -> None:
         error(client.get(f"{V1}/jobs/{job}/preview"), 404, "E_NOT_FOUND")
         assert client.delete(f"{V1}/jobs/{other}").status_code == 204
         error(client.get(f"{V1}/jobs/{other}/preview"), 404, "E_NOT_FOUND")
+
+
+class Hands:
+    """Slots whose previews change whenever they are looked at, as their threads may change them."""
+
+    def __init__(self, job: str | None, *told: tuple[str, bytes]) -> None:
+        self.job, self._told = job, list(told)
+
+    @property
+    def preview(self) -> tuple[str, bytes]:
+        return self._told.pop(0) if len(self._told) > 1 else self._told[0]
+
+
+def test_a_preview_is_never_that_of_another_job() -> None:
+    dispatcher = Dispatcher.__new__(Dispatcher)
+    dispatcher.slots = [Hands("next", ("mine", b"mine"), ("next", b"next"))]  # type: ignore[list-item]
+    assert dispatcher.preview("mine") == b"mine"
+    assert dispatcher.preview("mine") is None
+
+
+def test_a_second_attempt_on_another_worker_goes_before_the_first() -> None:
+    dispatcher = Dispatcher.__new__(Dispatcher)
+    dispatcher.slots = [Hands(None, ("mine", b"old")), Hands("mine", ("mine", b"new"))]  # type: ignore[list-item]
+    assert dispatcher.preview("mine") == b"new"
+    dispatcher.slots[1] = Hands("mine", ("", b""))  # type: ignore[call-overload]
+    assert dispatcher.preview("mine") == b"old"

@@ -47,8 +47,10 @@ class Dispatcher:
         return next((slot.hello for slot in self.slots if slot.hello is not None), None)
 
     def preview(self, job: str) -> bytes | None:
-        """The last picture that a job sent, as a PNG: while it runs, and until another one on the same worker sends one."""
-        return next((slot.preview[1] for slot in self.slots if slot.preview[0] == job), None)
+        """The last picture that a job sent, as a PNG: while it runs, and until another one on the same worker sends one.
+        A second attempt's goes before that of a worker that died."""
+        kept = [(slot.job != job, slot.preview) for slot in self.slots]  # each read once: its thread changes it
+        return next((png for _, (of, png) in sorted(kept) if of == job), None)
 
     def find(self, request_key: str) -> tuple[str, dict[str, Any]] | None:
         """The key and the summary of a complete result of this request, where it is known what `auto` means and the result is there."""
