@@ -50,7 +50,7 @@ class Log(Record):
 
 @dataclass(frozen=True)
 class Preview(Record):
-    """A picture of the work so far: uint8 (H, W, 3), sRGB."""
+    """A picture of the work so far: uint8 (H, W, 3), sRGB; 1024 pixels a side or less."""
 
     image: np.ndarray = array("uint8", "H W 3")
 

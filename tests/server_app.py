@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import socket
 import threading
 import time
@@ -176,3 +178,21 @@ def on_port(root: Path, *, limits: Limits = SMALL, access: Access | None = None,
 
 def post_image(client: TestClient, data: bytes, **options: object) -> object:
     return client.post(f"{V1}/images", files={"file": ("x.png", data, "image/png")}, **options)  # type: ignore[arg-type]
+
+
+def upload(url: str, data: bytes, image: str = "") -> tuple[int, dict[str, object]]:
+    """A picture, or a mask of the picture `image`. Returns the answer's status and body."""
+    boundary = "xxxxxxxxxxxx"
+    field = f'--{boundary}\r\nContent-Disposition: form-data; name="image_id"\r\n\r\n{image}\r\n' if image else ""
+    head = field + f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
+    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    host = url.removeprefix("http://")
+    connection = http.client.HTTPConnection(host, timeout=120)
+    try:
+        connection.request(
+            "POST", f"{V1}/{'masks' if image else 'images'}", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        )
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+    finally:
+        connection.close()

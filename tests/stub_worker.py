@@ -54,7 +54,8 @@ def pyramid(request: ReconstructRequest, index: int) -> SceneObject:
     x0, x1, y0, y1 = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
     unit = request.size / max(height, width)
     scale = float(y1 - y0) * unit
-    texture = np.ascontiguousarray(request.image[y0:y1, x0:x1])
+    step = -(-max(y1 - y0, x1 - x0) // 1024)  # as large as an engine's, whatever the picture's size
+    texture = np.ascontiguousarray(request.image[y0:y1:step, x0:x1:step])
     color = request.image[request.masks[index]].mean(axis=0) / 255
     return SceneObject(
         name=request.names[index],

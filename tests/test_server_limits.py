@@ -8,8 +8,8 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from comfyui_sam3d.factory.server.limits import MIB
 from comfyui_sam3d.factory.server.protocol import protocol
 from fastapi.testclient import TestClient
 
-from .server_app import SMALL, V1, encoded, error, on_port, post_image, send_image, send_job, server, wait
+from .server_app import SMALL, V1, encoded, error, on_port, post_image, send_image, send_job, server, upload, wait
 
 
 @pytest.fixture(scope="module")
@@ -53,106 +53,6 @@ def test_more_uploads_at_once_than_allowed(tmp_path: Path) -> None:
     assert any(status == 201 for status, _ in found)
     for status, body in found:
         assert "id" in body if status == 201 else body["error"]["code"] == "E_BUSY"  # type: ignore[index]
-
-
-def upload(url: str, data: bytes) -> tuple[int, dict[str, object]]:
-    boundary = "xxxxxxxxxxxx"
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n'
-    body = head.encode() + data + f"\r\n--{boundary}--\r\n".encode()
-    host = url.removeprefix("http://")
-    connection = http.client.HTTPConnection(host, timeout=120)
-    try:
-        connection.request("POST", f"{V1}/images", body, {"Content-Type": f"multipart/form-data; boundary={boundary}"})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
-
-
-@contextmanager
-def weighed(pid: int) -> Iterator[list[int]]:
-    """The most memory that a process has had, in MiB, as the one number of a list."""
-    import psutil
-
-    process, peak, over = psutil.Process(pid), [0], threading.Event()
-
-    def weigh() -> None:
-        while not over.wait(0.005):
-            peak[0] = max(peak[0], process.memory_info().rss // MIB)
-
-    watcher = threading.Thread(target=weigh)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        watcher.join()
-
-
-def together(calls: Iterable[Callable[[], object]]) -> None:
-    threads = [threading.Thread(target=call) for call in calls]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-@pytest.mark.full
-def test_200_uploads_of_30_megabytes_stay_under_a_gigabyte(tmp_path: Path) -> None:
-    from .server_process import Served
-
-    rng = np.random.default_rng(0)
-    base = rng.integers(0, 256, (3200, 3200, 3), np.uint8)
-    found: list[tuple[int, dict[str, object]]] = []
-    data = [encoded(np.roll(base, n, axis=0), compress_level=0) for n in range(8)]
-    assert 29 * MIB < len(data[0]) < 31 * MIB
-    with Served(tmp_path) as served, weighed(served.pid) as peak:
-        together(lambda n=n: found.append(upload(served.url, data[n % 8])) for n in range(200))  # type: ignore[misc]
-    assert len(found) == 200 and {status for status, _ in found} <= {200, 201, 429}
-    print(f"peak {peak[0]} MiB, {sum(status != 429 for status, _ in found)} stored")
-    assert peak[0] < 1024
-
-
-def largest(alpha: bool) -> bytes:
-    """40 megapixels, two things on a plain or transparent ground."""
-    pixels = np.zeros((5000, 8000, 4 if alpha else 3), np.uint8)
-    for columns, colour in ((slice(1000, 3000), (200, 100, 50, 200)), (slice(4000, 7000), (20, 100, 50, 255))):
-        pixels[1000:4000, columns] = colour[: pixels.shape[2]]
-    return encoded(pixels, compress_level=1)
-
-
-@pytest.mark.full
-def test_the_largest_picture_stays_under_a_gigabyte(tmp_path: Path) -> None:
-    from .server_process import Served
-
-    data = largest(alpha=True)
-    with Served(tmp_path) as served, weighed(served.pid) as peak:
-        assert upload(served.url, data)[0] == 201
-    print(f"peak {peak[0]} MiB")
-    assert peak[0] < 1024
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("alpha", [True, False])
-def test_clicks_on_the_largest_picture_beside_uploads_stay_under_a_gigabyte(tmp_path: Path, alpha: bool) -> None:
-    """Every way of the weight-free segmentation, while the same and another picture of 40 megapixels are sent again and again."""
-    from .server_process import Served
-
-    one, other = largest(alpha), largest(not alpha)
-    clicks: list[dict[str, object]] = [
-        {},
-        {"points": [{"x": 2000, "y": 2000}]},
-        {"points": [{"x": 2000, "y": 2000}, {"x": 1500, "y": 3500, "label": 0}]},
-        {"points": [{"x": 500, "y": 500}], "box": [100, 100, 7900, 4900]},
-    ]
-    found: list[int] = []
-    with Served(tmp_path) as served, weighed(served.pid) as peak:
-        url = f"/images/{upload(served.url, one)[1]['id']}/segment"
-        uploads = [lambda data=data: found.append(upload(served.url, data)[0]) for data in (one, other) * 3]
-        together([*uploads, lambda: found.extend(served.call("POST", url, click)[0] for click in clicks * 2)])
-    assert len(found) == 14 and set(found) <= {200, 201}
-    print(f"peak {peak[0]} MiB")
-    assert peak[0] < 1024
 
 
 def said(connection: socket.socket) -> bytes:

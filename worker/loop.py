@@ -53,6 +53,7 @@ BEAT = 1.0  # seconds between heartbeats; less where the client waits for less t
 PROGRESS_EVERY = 0.05  # seconds; steps in between are counted, not sent
 ENCODE = "encode"  # the encoder's own stage, and its time as a share of the engine's where that is planned
 ENCODE_SHARE = 0.3
+PREVIEW = 1024  # pixels of a preview's longer side, at the most
 TRACE_KEPT = 20_000  # characters of a traceback, its end
 
 Encode = Callable[
@@ -258,5 +259,6 @@ class _WireJob:
         self.check()
 
     def preview(self, image: np.ndarray) -> None:
-        self._worker.channel.send(JobPreview(self._number, Preview(image)))
+        step = -(-max(image.shape[:2]) // PREVIEW)  # whoever watches many jobs keeps many of them
+        self._worker.channel.send(JobPreview(self._number, Preview(np.ascontiguousarray(image[::step, ::step]))))
         self.check()

@@ -25,7 +25,7 @@ class Limits:
     max_pixels: int = 40_000_000
     max_side: int = 16384
     max_masks: int = 32
-    max_mask_pixels: int = 240_000_000
+    max_mask_pixels: int = 200_000_000
     max_connections: int = 800
     max_uploads: int = 8
     max_segments: int = 4
