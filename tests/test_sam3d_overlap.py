@@ -153,6 +153,23 @@ def test_objects_begin_as_soon_as_they_are_sampled_and_none_is_lost(overlapping,
         assert log[-1] == "ends 0", "the others don't wait for it"
 
 
+def test_notes_stand_in_one_order_whoever_was_first(overlapping, monkeypatch):
+    real, begun, noted = mesh_module.Finisher.finish, [], []
+
+    def finish(self, latent, job):
+        number = len(begun)
+        begun.append(number)
+        made = real(self, latent, job)
+        until(lambda: number > 0 or len(noted) == OBJECTS - 1)
+        noted.append(number)
+        overlapping.pipeline.note(f"of object {number}")
+        return made
+
+    monkeypatch.setattr(mesh_module.Finisher, "finish", finish)
+    scene, _ = run(overlapping, wanted())
+    assert noted[-1] == 0 and [text for text in scene.warnings if text.startswith("Of")] == [f"Of object {i}." for i in range(OBJECTS)]
+
+
 @pytest.mark.parametrize(("stage", "at"), [("latents", 3), ("latents", 6), ("objects", 0), ("objects", 5)])
 def test_a_cancel_ends_all_of_it_within_a_step(overlapping, usual, stage, at):
     engine = overlapping

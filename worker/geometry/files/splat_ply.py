@@ -67,6 +67,7 @@ class SplatPly:
             if begin > count:
                 self._rows[count : count + kept] = self._rows[begin : begin + kept]
             count += kept
+        self._kept = {0: count}  # for who asks again
         if count == 0:
             raise OutputError("None of the splats is finite.", "The engine made broken splats: please report it.")
         header = _header(count, self._rest)  # never longer than the one that there is room for
