@@ -80,3 +80,16 @@ def test_in_english_the_servers_own_words_are_enough(chromium: Any, server: Serv
         alert.get_by_text("no PNG, JPEG or WebP").wait_for()
         assert alert.locator("[lang=en]").count() == 0
         visit.problems.clear()
+
+
+def test_a_refusal_is_no_state(chromium: Any, server: Served) -> None:
+    """Where too many connections are open, `readyz` has the body of an error."""
+    with Visit(chromium, server.url) as visit:
+        body = {"error": {"code": "E_BUSY", "message": "800 connections are open.", "hint": "Try again in a moment."}}
+        visit.page.route("**/api/v1/readyz", lambda route: route.fulfill(status=503, json=body))
+        health = visit.page.locator('[data-testid=health][data-status="offline"]')
+        health.wait_for()
+        assert "health." not in health.inner_text()
+        visit.page.unroute("**/api/v1/readyz")
+        visit.page.locator('[data-testid=health][data-status="ready"]').wait_for()
+        visit.problems.clear()

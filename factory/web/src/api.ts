@@ -72,8 +72,9 @@ export interface Asked {
 export const api = {
   info: () => call<Info>("info"),
   health: async (): Promise<Health> => {
-    const answer = await fetch(`${V1}/readyz`);
-    return (await answer.json()) as Health;
+    const found = (await (await fetch(`${V1}/readyz`)).json()) as Partial<Health>;
+    if (!found.status) throw new Error("no state"); // refused before it was asked: too many connections, say
+    return found as Health;
   },
   login: (token: string) => post<null>("session", { token }),
   addImage: (file: Blob) => upload<Picture>("images", file),

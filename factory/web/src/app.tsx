@@ -109,6 +109,7 @@ function useHealth(): Health | null | undefined {
       const found = await api.health().catch(() => null);
       if (!current) return;
       setHealth(found);
+      clearTimeout(timer); // of `soon`, while this was under way: one after the other, not both for ever
       timer = window.setTimeout(() => void ask(), found?.status === "ready" ? 8000 : 2000);
     };
     const soon = () => {
