@@ -26,6 +26,7 @@ class Told(QuietJob):
     def __init__(self, stop: int | None = None) -> None:
         super().__init__()
         self.steps: list[tuple[str, int, int]] = []
+        self.notes: list[str] = []
         self.inside = 0
         self.stop = stop
 
@@ -37,6 +38,9 @@ class Told(QuietJob):
         self.inside -= 1
         if self.stop is not None and len(self.steps) > self.stop:
             raise JobCancelled("The job was cancelled.")
+
+    def log(self, text: str, level: str = "info") -> None:
+        self.notes.append(f"{level}: {text}")
 
 
 def each(objects: int, workers: int, job: QuietJob, run: Callable[[int, QuietJob], str]) -> list[str]:
@@ -63,9 +67,11 @@ def test_results_in_order_and_one_even_bar() -> None:
     def run(index: int, part: QuietJob) -> str:
         if index < 3:
             together.wait()  # three really work at a time
+        part.log(f"object {index}", "warning")
         return work(index, part)
 
     assert each(5, 3, job, run) == [f"object {i}" for i in range(5)]
+    assert sorted(job.notes) == [f"warning: object {i}" for i in range(5)]
     assert {stage for stage, _, _ in job.steps} == {"objects"} and {total for _, _, total in job.steps} == {500}
     numbers = [step for _, step, _ in job.steps]
     assert numbers == sorted(numbers) and numbers[0] == 0 and numbers[-1] == 500
