@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: python sam3d.py test adds it")
@@ -10,6 +12,7 @@ from comfyui_sam3d.worker.ops import backends  # noqa: E402
 from comfyui_sam3d.worker.ops.packed_attention import Lengths, packed_attention  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_conv import submanifold_conv3  # noqa: E402
 from comfyui_sam3d.worker.ops.sparse_fused import gather_sum, norm_silu  # noqa: E402
+from comfyui_sam3d.worker.sam3d import latents  # noqa: E402
 from comfyui_sam3d.worker.sam3d.architecture import mix_precision  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow import LatentFlow  # noqa: E402
 from comfyui_sam3d.worker.sam3d.latent_flow_cached import CachedLatentFlow, Fold, Grid  # noqa: E402
@@ -135,6 +138,37 @@ def test_a_step_ahead_changes_nothing_that_is_told() -> None:
     ]
     assert torch.equal(*made) and len(told[True]) == OPTIONS.steps
     assert all(a[:2] == b[:2] and torch.equal(a[2], b[2]) for a, b in zip(told[False], told[True]))
+
+
+@pytest.mark.parametrize("where", ["begin", "inside"])
+def test_a_graph_that_can_not_be_captured_is_done_without(monkeypatch, where) -> None:
+    """It has memory of its own, which may be lacking; and other threads work meanwhile. (A stand-in, on the CPU.)"""
+    model, (voxels, x, tokens) = build(), two_objects()
+    wanted = sample_latents(model, tokens, x, voxels, OPTIONS)
+    told: list[str] = []
+
+    class Graph:
+        def capture_begin(self, *pool: object, capture_error_mode: str) -> None:
+            told.append(f"{capture_error_mode} {len(pool)}")
+            if where == "begin":
+                raise RuntimeError("no memory")
+
+        def capture_end(self) -> None:
+            told.append("end")
+            raise RuntimeError("invalid")
+
+    def velocity(flow: CachedLatentFlow, *args: object, **named: object) -> object:
+        if told and told[-1] != "end" and where == "inside":
+            raise RuntimeError("no memory")
+        return real(flow, *args, **named)
+
+    real = CachedLatentFlow.velocity
+    monkeypatch.setattr(CachedLatentFlow, "velocity", velocity)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "stream", nullcontext)
+    monkeypatch.setattr(latents, "stream", lambda device, use: None if use != "capture" else object())
+    assert torch.equal(sample_latents(model, tokens, x, voxels, OPTIONS, graphs=True), wanted)
+    assert told == ["thread_local 0"] + ["end"] * (where == "inside"), "tried once"
 
 
 # -- its tables and operations

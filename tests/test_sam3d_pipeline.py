@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="the layer `model` isn't installed: 
 
 import trimesh  # noqa: E402
 from comfyui_sam3d.contract.errors import EngineError, JobCancelled, OutOfMemoryError  # noqa: E402
+from comfyui_sam3d.worker.sam3d import networks as networks_module  # noqa: E402
 from comfyui_sam3d.worker.sam3d.architecture import TINY, Architecture  # noqa: E402
 from comfyui_sam3d.worker.sam3d.networks import PLANS, Networks, choose_plan  # noqa: E402
 from comfyui_sam3d.worker.sam3d.pipeline import BESIDE, Pipeline, StructuredLatent, packed  # noqa: E402
@@ -159,11 +160,12 @@ def test_threads_that_run_out_of_memory_together_make_room_once():
     assert tried == [2] * 4 and pipeline.most == {BESIDE: 1}
 
 
-def test_what_runs_out_of_memory_is_done_again_when_the_others_steps_have_ended():
-    """Else their memory would be in its way; and if it doesn't fit alone either, the plan changes. What the others do afterwards waits for it."""
+def test_what_runs_out_of_memory_is_done_again_when_the_others_steps_have_ended(monkeypatch):
+    """Else their memory would be in its way, and what is freed might be in use; if it doesn't fit alone either, the plan changes."""
     networks = Networks(lambda name, device: torch.nn.Identity(), CPU, "resident")
     pipeline = Pipeline(networks, TINY.size, note=lambda text: None, turns=Turns(alone=False))
     begun, order = threading.Event(), []
+    monkeypatch.setattr(networks, "give_back", lambda: order.append("freed"))
 
     def slow() -> None:
         order.append("slow begins")
@@ -181,7 +183,17 @@ def test_what_runs_out_of_memory_is_done_again_when_the_others_steps_have_ended(
         assert begun.wait(20)
         pool.submit(pipeline.insisting, "texture", tight).result()
         other.result()
-    assert order == ["slow begins", "tight", "slow ends", "tight", "tight"] and networks.plan == "swapped"
+    assert order == ["slow begins", "tight", "slow ends", "freed", "tight", "freed", "tight"] and networks.plan == "swapped"
+
+
+def test_a_network_is_there_for_every_stream_when_it_is_loaded(monkeypatch):
+    order: list[str] = []
+    monkeypatch.setattr(networks_module, "settle", lambda device: order.append("settled"))
+    networks = Networks(lambda name, device: order.append("loaded") or torch.nn.Identity(), CPU, "resident")
+    for _ in range(2):
+        with networks.use("mesh"):
+            order.append("used")
+    assert order == ["loaded", "settled", "used", "used"]
 
 
 def test_objects_are_told_of_group_after_group(pipeline):

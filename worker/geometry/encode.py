@@ -91,10 +91,7 @@ def _beside(calls: Sequence[Callable[[], T]], threads: int) -> Iterator[T]:
         yield from (call() for call in calls)
         return
     with ThreadPoolExecutor(min(threads, len(calls)), "encode") as pool:
-        try:
-            yield from pool.map(lambda call: call(), calls)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield from pool.map(lambda call: call(), calls)  # left early, it cancels what hasn't begun
 
 
 def _tasks(

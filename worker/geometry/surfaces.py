@@ -64,9 +64,8 @@ def unit_normals(mesh: Mesh) -> np.ndarray:
 
 def _places(points: np.ndarray) -> np.ndarray:
     """(N, 3) -> a number for each different place (N,), counted from 0; a third of the time of np.unique."""
-    keys = points + np.float32(0)  # -0 is 0
-    order = np.lexsort(keys.T)
-    ordered = keys[order]
+    order = np.lexsort(points.T)
+    ordered = points[order]  # -0 is 0, here and there
     places = np.empty(len(points), np.intp)
     places[order] = np.cumsum(np.concatenate([np.zeros(min(len(points), 1), bool), (ordered[1:] != ordered[:-1]).any(axis=1)]))
     return places
