@@ -25,6 +25,7 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(high=0)  # any byte that waits counts, also the last ones of a connection that is to be closed
             if len(self.connections) > limits.max_connections:
                 self._refuse(503, BusyError(f"{limits.max_connections} connections are open."))
                 return
@@ -48,7 +49,7 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
-            """64 KiB of the answer wait, and the client doesn't take them."""
+            """Something of the answer waits until the client takes it."""
             super().pause_writing()
             self._look_again()
 
