@@ -9,7 +9,9 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from comfyui_sam3d.contract.request import FORMATS, ExportOptions
 from comfyui_sam3d.contract.scene import Camera, Pose, SceneObject, Splats
 from comfyui_sam3d.worker.geometry import encode, read_splat_ply
 from comfyui_sam3d.worker.geometry.encode import _beside
+from comfyui_sam3d.worker.geometry.files.mp4 import mp4
 from comfyui_sam3d.worker.geometry.files.splat import splat
 from comfyui_sam3d.worker.geometry.files.splat_ply import SplatPly, splat_ply
 from comfyui_sam3d.worker.geometry.frames import FRAMES, Motion, move_splats, place_splats
@@ -304,6 +307,27 @@ def test_same_scene_same_bytes() -> None:
         return encode(scene, FORMATS, ExportOptions(preview_size=64, turntable_frames=4), photo=PHOTO)
 
     assert make() == make()
+
+
+@pytest.mark.full
+def test_same_frames_same_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand times, wherever in memory: what differs, differs rarely."""
+    pytest.importorskip("av", reason="the layer `video` isn't installed")
+    asked: list[tuple[list[np.ndarray], Fraction]] = []
+
+    def kept(frames: Iterable[np.ndarray], rate: Fraction) -> bytes:
+        asked.append((list(frames), rate))
+        return b""
+
+    monkeypatch.setattr("comfyui_sam3d.worker.geometry.render.pictures.mp4", kept)
+    scene = scene_of(SceneObject("a", globe(), cloud()), SceneObject("b", globe(seed=3), cloud(seed=1), POSE), camera=CAMERA)
+    encode(scene, ["video"], ExportOptions(preview_size=64, turntable_frames=4))
+    draw, films = np.random.default_rng(0), set()
+    for _ in range(1000):
+        between = [draw.integers(0, 255, draw.integers(1000, 300000), dtype=np.uint8) for _ in range(4)]
+        films.add(mp4(*asked[0]))
+        del between
+    assert len(films) == 1
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -12,6 +12,8 @@ import numpy as np
 from ....contract.errors import SetupError
 
 CODECS = ("libx264", "libopenh264", "mpeg4")  # the first that PyAV's FFmpeg has
+# cpu-independent: without it x264 made other bytes of the same frames in 1 film of 100, on a processor with AVX-512.
+_X264 = {"crf": "18", "preset": "medium", "x264-params": "cpu-independent=1"}
 
 
 def need() -> None:
@@ -34,9 +36,7 @@ def mp4(frames: Iterable[np.ndarray], rate: Fraction) -> bytes:
         for pixels in frames:
             if stream is None:
                 codec = next(name for name in CODECS if name in av.codecs_available)
-                stream = container.add_stream(
-                    codec, rate=rate, options={"crf": "18", "preset": "medium"} if codec == "libx264" else {"q": "3"}
-                )
+                stream = container.add_stream(codec, rate=rate, options=_X264 if codec == "libx264" else {"q": "3"})
                 stream.height, stream.width = pixels.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.thread_count = 1  # more of them decide otherwise each time
