@@ -15,7 +15,7 @@ import numpy as np
 from ...contract.errors import ConflictError, OptionError, SetupError
 from .cascade import NAME, Cascade
 from .prompt import Found, Prompt, Segmenter
-from .sam2 import Sam2
+from .sam import Sam2, Sam3
 
 GROUP = "comfyui_sam3d.segmenters"
 KEPT = 4  # pictures that stay prepared
@@ -30,7 +30,7 @@ def _foreign(entry: EntryPoint) -> Segmenter:
 
 class Desk:
     def __init__(self) -> None:
-        self._makers: dict[str, Callable[[], Segmenter]] = {NAME: Cascade, Sam2.name: Sam2}
+        self._makers: dict[str, Callable[[], Segmenter]] = {NAME: Cascade, Sam2.name: Sam2, Sam3.name: Sam3}
         for entry in entry_points(group=GROUP):
             self._makers.setdefault(entry.name, partial(_foreign, entry))
         self._made: dict[str, Segmenter] = {}

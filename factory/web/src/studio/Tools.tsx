@@ -47,6 +47,8 @@ export function Tools(props: { state: DocState; tool: Tool; onTool: (tool: Tool)
   );
 }
 
+const TITLES: Record<string, string> = { sam2: "SAM 2.1", sam3: "SAM 3" };
+
 /** Who finds the mask: shown where the server has more than the usual one. One that is chosen and gone is forgotten. */
 function Segmenters({ info }: { info: Info | null }) {
   const { say } = useText();
@@ -69,7 +71,7 @@ function Segmenters({ info }: { info: Info | null }) {
     >
       {usable.map((name) => (
         <option key={name} value={name}>
-          {name === "cascade" ? say("segmenter.cascade") : name}
+          {name === "cascade" ? say("segmenter.cascade") : (TITLES[name] ?? name)}
         </option>
       ))}
     </select>

@@ -1,7 +1,8 @@
-"""SAM 2.1 (Ravi et al. 2024) through transformers' Sam2Model, from a folder on this machine: nothing is fetched.
+"""SAM 2.1 (Ravi et al. 2024) and SAM 3 (Carion et al. 2025) through transformers, each from a folder on this machine: nothing is fetched.
 
-SAM3D_SAM2 names the folder: config.json and model.safetensors of a checkpoint such as sam2.1-hiera-tiny, as transformers writes them. The picture is squeezed into the
-network's square (no padding, as SAM 2 was trained) and encoded once; each click is a pass of the small decoder.
+SAM3D_SAM2 and SAM3D_SAM3 name the folders: config.json and model.safetensors of a checkpoint such as sam2.1-hiera-tiny or sam3, as transformers writes them. Of SAM 3 the
+part that takes clicks and boxes is used. The picture is squeezed into the network's square (no padding, as both were trained) and encoded once; each click
+is a pass of the small decoder.
 """
 
 from __future__ import annotations
@@ -18,9 +19,6 @@ from ...contract.errors import SetupError
 from .grow import grown
 from .prompt import Found, Prompt
 
-VARIABLE = "SAM3D_SAM2"
-_MEAN, _STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)  # of ImageNet
-
 
 @dataclass(frozen=True)
 class Handle:
@@ -28,32 +26,40 @@ class Handle:
     size: tuple[int, int]  # height, width of the picture
 
 
-class Sam2:
-    name = "sam2"
+class _Sam:
+    """name, title: for the page and for people. variable: of the environment. model: transformers' class. mean, std: of the colours that it was trained on."""
+
+    name, title, variable, model = "", "", "", ""
+    mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
     def __init__(self) -> None:
         self._model: Any = None
 
     def unavailable(self) -> str:
-        folder = os.environ.get(VARIABLE)
+        folder = os.environ.get(self.variable)
         if not folder:
-            return f"{VARIABLE} names no folder with a SAM 2.1 checkpoint (docs/page.md)."
+            return f"{self.variable} names no folder with a {self.title} checkpoint (docs/page.md)."
         if not (Path(folder) / "config.json").is_file() or not (Path(folder) / "model.safetensors").is_file():
-            return f"The folder that {VARIABLE} names has no config.json and model.safetensors."
+            return f"The folder that {self.variable} names has no config.json and model.safetensors."
         missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-        return f"It needs the packages {' and '.join(missing)} (docs/page.md)." if missing else ""
+        if missing:
+            return f"It needs the packages {' and '.join(missing)} (docs/page.md)."
+        import transformers
+
+        return "" if hasattr(transformers, self.model) else f"It needs a newer transformers than {transformers.__version__} (docs/page.md)."
 
     def _load(self) -> Any:
         if self._model is None:
             import torch
-            from transformers import Sam2Model
+            import transformers
 
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             try:
-                model: Any = Sam2Model.from_pretrained(os.environ[VARIABLE], local_files_only=True, use_safetensors=True)
+                kind: Any = getattr(transformers, self.model)
+                model: Any = kind.from_pretrained(os.environ[self.variable], local_files_only=True, use_safetensors=True)
             except Exception as problem:  # whatever the library thinks of the folder's content
                 raise SetupError(
-                    "The SAM 2.1 checkpoint can't be loaded.", f"Look at the folder that {VARIABLE} names.", detail=str(problem)
+                    f"The {self.title} checkpoint can't be loaded.", f"Look at the folder that {self.variable} names.", detail=str(problem)
                 ) from None
             self._model = model.to(device).eval()
         return self._model
@@ -66,7 +72,8 @@ class Sam2:
         side = model.config.prompt_encoder_config.image_size
         side = side if isinstance(side, int) else side[0]
         square = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
-        pixels = torch.from_numpy((square - _MEAN) / _STD).permute(2, 0, 1)[None]
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        pixels = torch.from_numpy((square - mean) / std).permute(2, 0, 1)[None]
         with torch.inference_mode():
             features = model.get_image_embeddings(pixels.to(model.device))
         return Handle(features, (image.shape[0], image.shape[1]))
@@ -96,6 +103,15 @@ class Sam2:
         scores = out.iou_scores.reshape(-1).float().clamp(0, 1).cpu().tolist()
         order = sorted(range(len(masks)), key=lambda at: -scores[at])
         return [Found(masks[at], scores[at], self.name) for at in order if (masks[at] >= 128).any()]
+
+
+class Sam2(_Sam):
+    name, title, variable, model = "sam2", "SAM 2.1", "SAM3D_SAM2", "Sam2Model"
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
+
+class Sam3(_Sam):
+    name, title, variable, model = "sam3", "SAM 3", "SAM3D_SAM3", "Sam3TrackerModel"
 
 
 def _chance(logits: np.ndarray) -> np.ndarray:
