@@ -47,8 +47,9 @@ FILES = (
 )
 
 
-def config(url: str) -> str:
-    """Things that exist, so that there is something behind half of the calls; what a call of each kind may answer."""
+def config(url: str, phases: str) -> str:
+    """Things that exist, so that there is something behind half of the calls; what a call of each kind may answer. Stateful calls make their own things, and
+    delete them: there a known one would be missed afterwards."""
     with httpx2.Client(base_url=url) as client:
         image = send_image(client, alpha=True)
         mask = send_mask(client, image["id"])
@@ -63,7 +64,7 @@ def config(url: str) -> str:
             "include-method = 'POST'",
             "checks.positive_data_acceptance.enabled = false",
         ]
-    for noun, id in known.items():
+    for noun, id in known.items() if phases != "stateful" else ():
         lines += [
             "[[operations]]",
             f"include-path-regex = '^/api/v1/{noun}/'",
@@ -77,12 +78,13 @@ def config(url: str) -> str:
     ("examples", "phases"),
     [
         pytest.param(2, "examples,fuzzing", id="short"),
-        pytest.param(60, "examples,coverage,fuzzing,stateful", id="long", marks=pytest.mark.full),
+        pytest.param(60, "examples,coverage,fuzzing", id="long", marks=pytest.mark.full),
+        pytest.param(60, "stateful", id="stateful", marks=pytest.mark.full),
     ],
 )
 def test_the_server_keeps_its_word(tmp_path: Path, examples: int, phases: str) -> None:
     with on_port(tmp_path / "data", limits=replace(SMALL, max_uploads=64)) as (url, _):
-        (tmp_path / "schemathesis.toml").write_text(config(url), encoding="utf-8")
+        (tmp_path / "schemathesis.toml").write_text(config(url, phases), encoding="utf-8")
         command = [
             *(sys.executable, "-m", "schemathesis.cli", "run", f"{url}/api/v1/openapi.json"),
             *("--phases", phases, "--max-examples", str(examples), "--seed", "1", "--workers", "1", "--no-color"),
