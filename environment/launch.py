@@ -101,7 +101,7 @@ def _named_python(python: str, layers: tuple[str, ...]) -> str | None:
     import subprocess
 
     named, python = python, shutil.which(python) or python
-    modules = {"base": ["comfyui_sam3d"], "server": ["fastapi", "uvicorn"], "dev": ["pytest", "pytest_cov"]}
+    modules = {"base": ["comfyui_sam3d"], "server": ["fastapi", "uvicorn"], "dev": ["pytest", "pytest_cov", "xdist"]}
     if "dev" not in layers:  # tests of networks skip themselves where there are none
         modules["model"] = ["torch", "safetensors", "yaml"]
     needed = [name for layer in layers for name in modules.get(layer, ())]
@@ -126,8 +126,10 @@ def _named_python(python: str, layers: tuple[str, ...]) -> str | None:
 
 
 def _gate(args: list[str]) -> list[str]:
-    """The coverage gate (its limit and its scope stand in pyproject.toml) belongs to the whole suite, not to a choice of tests."""
-    return ["--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered"] if set(args) <= {"--full"} else []
+    """What belongs to the whole suite, and not to a choice of tests: the coverage gate (its limit and its scope stand in pyproject.toml), and several processes,
+    each with whole files; but for the long counts, which weigh and count processes."""
+    gate = ["--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered"] if set(args) <= {"--full"} else []
+    return gate if args else [*gate, "-n", "auto", "--maxprocesses=4", "--dist=loadfile"]
 
 
 def _become(argv: list[str]) -> int:
