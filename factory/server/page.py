@@ -53,9 +53,8 @@ def install(app: FastAPI, built: Path = page_build.BUILT) -> None:
 
     @app.get("/plain", include_in_schema=False)
     async def plain() -> Response:
-        return HTMLResponse(
-            _FORM, headers={"Referrer-Policy": "same-origin"}
-        )  # with none, browsers call a form's origin "null", and the gate refuses
+        # With no-referrer, browsers call a form's origin "null", and the gate refuses.
+        return HTMLResponse(_FORM, headers={"Referrer-Policy": "same-origin"})
 
     @app.get("/", include_in_schema=False)
     async def front(request: Request) -> Response:
