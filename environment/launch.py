@@ -129,7 +129,7 @@ def _gate(args: list[str]) -> list[str]:
     """What belongs to the whole suite, and not to a choice of tests: the coverage gate (its limit and its scope stand in pyproject.toml), and several processes,
     each with whole files; but for the long counts, which weigh and count processes."""
     gate = ["--cov", "--cov-config=pyproject.toml", "--cov-report=term:skip-covered"] if set(args) <= {"--full"} else []
-    return gate if args else [*gate, "-n", "auto", "--maxprocesses=4", "--dist=loadfile"]
+    return gate if args else [*gate, "-n", "logical", "--maxprocesses=4", "--dist=loadfile"]
 
 
 def _become(argv: list[str]) -> int:

@@ -67,7 +67,7 @@ def test_what_is_started(pack: ScratchPack) -> None:
     assert said == ["-I", "-X", "utf8", "-m", "comfyui_sam3d.factory.cli", "doctor", "PYTHONPATH=", "/"]
     said = pack.run("sam3d.py", "test", "tests/test_masks.py", "-x", cwd=Path("/")).stdout.splitlines()
     assert said == ["-m", "pytest", "tests/test_masks.py", "-x", "PYTHONPATH=", str(pack.root)]
-    for arguments, more in (([], ["-n", "auto", "--maxprocesses=4", "--dist=loadfile"]), (["--full"], ["--full"])):
+    for arguments, more in (([], ["-n", "logical", "--maxprocesses=4", "--dist=loadfile"]), (["--full"], ["--full"])):
         said = pack.run("sam3d.py", "test", *arguments).stdout.splitlines()
         assert "--cov" in said and said[-3 - len(more) : -2] == ["--cov-report=term:skip-covered", *more]
 
