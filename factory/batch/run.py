@@ -181,7 +181,7 @@ class _Run:
         try:
             backend = self.executor.lease(number)
             while (item := self.inbox.get()) is not None:
-                if self.stopping:
+                if self.stopping or self.interrupts.count or self.fatal is not None:  # the main thread may not have looked yet
                     self.post("left")
                 else:
                     self._one(item, backend)
