@@ -119,6 +119,19 @@ def watched(monkeypatch, log: list[str], *, slow: int | None = None, fails: int 
     monkeypatch.setattr(mesh_module.Finisher, "finish", finish)
 
 
+def runs_out(engine, name: str, times: int) -> None:
+    """The network `name` finds no memory, `times` times; then it does."""
+    real, left = engine.networks.use, [1] * times
+
+    def use(wanted: str):
+        if wanted == name and left:
+            left.pop()
+            raise torch.cuda.OutOfMemoryError("no memory")
+        return real(wanted)
+
+    engine.networks.use = use  # type: ignore[method-assign]
+
+
 def test_the_same_bits_while_others_are_sampled(overlapping, one_by_one):
     request = wanted(clean=True)
     alone, _ = run(one_by_one, request)
@@ -238,15 +251,7 @@ def test_out_of_memory_beside_others_is_done_again_alone(overlapping, usual, net
 
 def test_what_does_not_fit_alone_either_changes_the_plan(overlapping, usual):
     engine = overlapping
-    real, left = engine.networks.use, [1, 1]
-
-    def use(name: str):
-        if name == "mesh" and left:
-            left.pop()
-            raise torch.cuda.OutOfMemoryError("no memory")
-        return real(name)
-
-    engine.networks.use = use  # type: ignore[method-assign]
+    runs_out(engine, "mesh", 2)
     scene, _ = run(engine, wanted())
     assert scene.parameters["in_effect"]["memory"] == "swapped"
     assert content(scene.replace(warnings=usual.warnings)) == content(usual)
@@ -407,15 +412,7 @@ def test_the_same_bits_on_a_gpu_where_threads_have_streams_of_their_own(store, t
 def test_auto_does_not_choose_a_plan_again_that_ran_out(overlapping):
     engine = overlapping
     engine.hands = 1
-    real, left = engine.networks.use, [1]
-
-    def use(name: str):
-        if name == "latent_flow" and left:
-            left.pop()
-            raise torch.cuda.OutOfMemoryError("no memory")
-        return real(name)
-
-    engine.networks.use = use  # type: ignore[method-assign]
+    runs_out(engine, "latent_flow", 1)
 
     def small(objects: int, seed: int, size: int = 512, **own: object) -> tuple[Scene, Recorder]:
         return run(engine, a_request(objects, own={"mesh": "raw", "texture": "colors", "latent_seed": seed, **own}, texture_size=size))
