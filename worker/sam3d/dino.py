@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..ops.attention import fused_attention
 from ..ops.fused import residual_norm
+from ..ops.graphs import Replay
 from .layers import LayerNorm32, ViTBlock
 
 MEAN = (0.485, 0.456, 0.406)
@@ -71,6 +72,12 @@ class Dino(nn.Module):
         super().__init__()
         self.size, self.prenorm = size, prenorm
         self.backbone = DinoViT(size=size, **vit)
+        self._replay: Replay | None = None
+
+    def stays(self) -> None:
+        """The weights stay where they are from now on: on CUDA, graphs may read them there."""
+        if self.backbone.cls_token.device.type == "cuda":
+            self._replay = Replay()
 
     @property
     def width(self) -> int:
@@ -78,7 +85,11 @@ class Dino(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with fused_attention(x.device):
-            return self.select(self.backbone(self.prepare(x))).to(x.dtype)
+            prepared = self.prepare(x)
+            return (self._tokens(prepared) if self._replay is None else self._replay(self._tokens, prepared)).to(x.dtype)
+
+    def _tokens(self, prepared: Tensor) -> Tensor:
+        return self.select(self.backbone(prepared))
 
     def prepare(self, x: Tensor) -> Tensor:
         """What the transformer reads: resized (without antialias), three channels, normalised, in the weights' dtype."""

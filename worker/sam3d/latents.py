@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..ops.graphs import capture
 from ..ops.streams import stream
 from .latent_flow import LatentFlow
 from .latent_flow_cached import CachedLatentFlow, Grid
@@ -101,24 +102,10 @@ class Step:
             self._advance(guided)
             if self._aside is not None and more > 1:  # after one that really ran: kernels are compiled, tables made
                 try:
-                    self._captured[guided] = self._capture(guided, self._aside)
+                    pool = [other.pool() for other in self._captured.values()]
+                    self._captured[guided] = capture(partial(self._advance, guided), self._aside, *pool)
                 except RuntimeError:  # a graph needs memory of its own, and other threads may disturb it: then without one
                     self._aside = None
-
-    def _capture(self, guided: bool, aside: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
-        """(Not by `torch.cuda.graph`, which waits for the GPU and gives its free memory back first. `thread_local`: other threads allocate and copy meanwhile.)"""
-        graph = torch.cuda.CUDAGraph()
-        pool = [other.pool() for other in self._captured.values()]
-        with torch.cuda.stream(aside):
-            graph.capture_begin(*pool, capture_error_mode="thread_local")
-            try:
-                self._advance(guided)
-            except BaseException:
-                with suppress(RuntimeError):  # what went wrong matters, not that there is no graph
-                    graph.capture_end()
-                raise
-            graph.capture_end()
-        return graph
 
     def _advance(self, guided: bool) -> None:
         v, free = self.flow.velocity(self.latents, self.modulation, self.context, self.grid, guided=guided)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...contract.errors import OutOfMemoryError
 from ..ops.streams import settle
+from .dino import Dino
 from .flow import SparseStructureFlow
 from .latent_flow import LatentFlow
 from .latent_flow_cached import CachedLatentFlow
@@ -54,7 +55,11 @@ class Networks:
         CachedLatentFlow)."""
         if self.plan == "resident":
             if name not in self._kept:
-                self._kept[name] = _wrapped(self._load(name, self.device))
+                module = self._load(name, self.device)
+                for part in module.modules():
+                    if isinstance(part, Dino):
+                        part.stays()
+                self._kept[name] = _wrapped(module)
                 settle(self.device)  # the next to use it may do so on another stream
             yield self._kept[name]
         elif self.plan == "swapped":
