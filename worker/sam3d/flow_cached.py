@@ -50,6 +50,16 @@ class _Cross:
 
 
 @dataclass(frozen=True)
+class _Layers:
+    """The other layers of a block's stream, (weight, bias) each. (Looked up in the modules, they cost the host as much as some launches.)"""
+
+    qkv: tuple[Tensor, Tensor]  # the weight transposed, a view
+    out: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
 class _Modulation:
     """One block's share of a row of the modulation table; every tensor float32 (C,)."""
 
@@ -73,6 +83,7 @@ class CachedFlow:
         self.dtype = model.blocks[0].self_attn.to_out[SHAPE].weight.dtype
         self.heads = model.blocks[0].self_attn.heads
         self.cross = [{name: self._fold(block, name) for name in (SHAPE, POSE)} for block in model.blocks]
+        self.layers = [{name: self._of(block, name) for name in (SHAPE, POSE)} for block in model.blocks]
         self.gamma = [
             {
                 name: torch.stack([b.self_attn.q_rms_norm[name].gamma, b.self_attn.k_rms_norm[name].gamma]).float().contiguous()
@@ -97,6 +108,12 @@ class CachedFlow:
             to_out=(cross.to_out.weight, bias.to(cross.to_out.weight.dtype)),
             const=bias,
         )
+
+    @staticmethod
+    def _of(block: torch.nn.Module, name: str) -> _Layers:
+        attention, mlp = block.self_attn, block.mlp[name].mlp  # type: ignore[index]
+        weight, bias = _wb(attention.to_qkv[name])
+        return _Layers((weight.t(), bias), _wb(attention.to_out[name]), _wb(mlp[0]), _wb(mlp[2]))
 
     # -- once
 
@@ -162,7 +179,7 @@ class CachedFlow:
                 update = self._pose_attention(index, g, qkv)
                 pose, update = _double(pose, update, guided and index == 0)
                 g = self._rest(index, POSE, pose, update, context, count, mod)
-            update = F.linear(self.long(*own.unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[SHAPE]))
+            update = F.linear(self.long(*own.unbind(2)), *self.layers[index][SHAPE].out)
             shape, update = _double(shape, update, guided and index == 0)
             h = self._rest(index, SHAPE, shape, update, context, count, mod)
             self._join()
@@ -184,7 +201,7 @@ class CachedFlow:
 
         Rows up to `count` are conditional and attend to the context; for the others that attention is a constant.
         """
-        cross, mlp = self.cross[index][name], self.model.blocks[index].mlp[name].mlp
+        cross, layers = self.cross[index][name], self.layers[index][name]
         normed = residual_norm(x[:count], update[:count], mod.gate1, *cross.norm, eps=NORM, dtype=self.dtype)
         q = F.linear(normed, *cross.to_q).view(*normed.shape[:2], self.heads, -1)
         crossed = self.long(q, *context.shape[index].unbind(2)) if name == SHAPE else self._pool(q, *cross.heads_kv, context.tokens)
@@ -193,20 +210,20 @@ class CachedFlow:
         if len(x) > count:
             free = cross.const
             residual_norm(x[count:], update[count:], mod.gate1, *mod.norm3, const=free, eps=NORM, dtype=self.dtype, out=h[count:])
-        update = F.linear(linear_gelu(h, *_wb(mlp[0])), *_wb(mlp[2]))
+        update = F.linear(linear_gelu(h, *layers.up), *layers.down)
         return residual_norm(x, update, mod.gate2, *mod.after, eps=mod.eps, dtype=self.dtype)
 
     def _qkv(self, index: int, name: str, h: Tensor, into: Tensor) -> Tensor:
         """Query, key and value of a stream's tokens (B, T, C), heads normed, into (B, T, 3, H, D), a part of each row of a larger tensor."""
-        weight, bias = _wb(self.model.blocks[index].self_attn.to_qkv[name])
+        weight, bias = self.layers[index][name].qkv
         for row, place in zip(h, into):  # a row of the shape fills the chip
-            torch.addmm(bias, row, weight.t(), out=place.view(len(row), -1))
+            torch.addmm(bias, row, weight, out=place.view(len(row), -1))
         return head_norm_(into, self.gamma[index][name])
 
     def _pose_attention(self, index: int, g: Tensor, qkv: Tensor) -> Tensor:
         """The pose's tokens over shape and pose: (B, 4, C). qkv: of both, the pose's last and still to be filled in."""
         q = self._qkv(index, POSE, g, qkv[:, -g.shape[1] :])[:, :, 0]
-        return F.linear(attend(q, *qkv[:, :, 1:].unbind(2)), *_wb(self.model.blocks[index].self_attn.to_out[POSE]))
+        return F.linear(attend(q, *qkv[:, :, 1:].unbind(2)), *self.layers[index][POSE].out)
 
     def _pool(self, q: Tensor, to_k: Tensor, to_v: Tensor, tokens: Tensor) -> Tensor:
         """softmax(q (K c)^T) (V c) as (softmax((q K) c^T) c) V: the projections are applied to 4 queries, not to M tokens.
