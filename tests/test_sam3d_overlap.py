@@ -23,6 +23,7 @@ from comfyui_sam3d.worker.engines.sam3d import mesh as mesh_module  # noqa: E402
 from comfyui_sam3d.worker.engines.sam3d.engine import Engine  # noqa: E402
 from comfyui_sam3d.worker.geometry.cleanup.clean import CleanOptions  # noqa: E402
 from comfyui_sam3d.worker.ops import attention  # noqa: E402
+from comfyui_sam3d.worker.ops.streams import aside  # noqa: E402
 from comfyui_sam3d.worker.sam3d import pipeline  # noqa: E402
 from comfyui_sam3d.worker.sam3d.networks import Networks  # noqa: E402
 from comfyui_sam3d.worker.sam3d.structure import Structure  # noqa: E402
@@ -199,6 +200,18 @@ def test_a_cancel_ends_all_of_it_within_a_step(overlapping, usual, stage, at):
     assert engine.networks._kept == {} and engine.pipeline._decoded is None
     assert content(run(engine, wanted())[0]) == content(usual)
     assert len(job.steps) == steps, "nobody speaks for a job that is over"
+
+
+def test_after_a_cancel_nobody_speaks_even_before_the_thread_that_heard_it_has_stopped_the_others():
+    def before(stage: str, step: int, total: int) -> None:
+        raise JobCancelled("The job was cancelled.")
+
+    job = Recorder(before)
+    shared = hands.Shared(job, 2)
+    for _ in range(2):
+        with pytest.raises(JobCancelled):
+            shared.step("latents", 1, 2)
+    assert len(job.steps) == 1 and str(shared.problem) == "The job was cancelled."
 
 
 @pytest.mark.parametrize("index", [0, 2])
@@ -397,6 +410,7 @@ def test_the_same_bits_on_a_gpu_where_threads_have_streams_of_their_own(store, t
     usual = content(run(alone, request)[0])
     engine = an_engine(store, tmp_path / "none", limit=0, device="cuda")  # nothing is kept: every run does all of it
     engine.hands, engine.group = workers, 1
+    every_thread_has_its_workspace()
     held = []
     for _ in range(4):
         assert content(run(engine, request)[0]) == usual
@@ -404,6 +418,22 @@ def test_the_same_bits_on_a_gpu_where_threads_have_streams_of_their_own(store, t
     assert held[-1] <= held[0] + 1e6, "a run leaves no memory behind"
     engine.overlap = False
     assert content(run(engine, request)[0]) == usual
+
+
+def every_thread_has_its_workspace() -> None:
+    """33 MB for each pair of a thread and its stream, kept by cuBLAS: otherwise it would come in whichever run a thread is first used in."""
+    device, together = torch.device("cuda"), threading.Barrier(hands.MOST)
+
+    def multiply() -> None:
+        together.wait(20)
+        with aside(device, threading.current_thread().name):
+            for dtype in (torch.float16, torch.float32):
+                one = torch.ones(64, 64, dtype=dtype, device=device)
+                torch.addmm(one[0], one, one)
+
+    for job in [hands._threads().submit(multiply) for _ in range(hands.MOST)]:
+        job.result(60)
+    torch.cuda.synchronize()
 
 
 # -- `auto` remembers

@@ -201,7 +201,11 @@ class Shared:
         with self._lock:
             if self.problem is not None:
                 raise _Stopped("Another object failed.")
-            call()
+            try:
+                call()
+            except BaseException as problem:  # before the lock is free: the next one must not speak for a job that is over
+                self.stop(problem)
+                raise
 
 
 class _Part:
