@@ -322,6 +322,20 @@ def test_the_cache_of_the_allocator_is_given_back_where_free_memory_is_short(mon
     assert len(given) == times
 
 
+@pytest.mark.parametrize(("reserved", "times"), [(12e9, 0), (14e9, 1)])
+def test_between_jobs_most_of_what_the_allocator_keeps_is_given_back(store, tmp_path, monkeypatch, reserved, times):
+    """9 GB are in use. (After a job that failed all of it is.)"""
+    engine, given = an_engine(store, tmp_path), []
+    monkeypatch.setattr(engine.networks, "device", torch.device("cuda"))
+    monkeypatch.setattr(engine.networks, "set_plan", lambda plan: None)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: int(reserved))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: int(9e9))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: given.append(1))
+    with engine._at_work("resident", Recorder()):
+        assert given == []
+    assert len(given) == times
+
+
 def test_each_thread_works_on_a_stream_of_its_own_and_settles_it(overlapping, monkeypatch):
     """What a GPU would need: the main thread on none, each finishing thread on its own, and no step ends before its work is done."""
     using, settled = {}, []

@@ -30,6 +30,7 @@ Load = Callable[[str, torch.device], nn.Module]
 WEIGHTS = 6.6e9  # bytes of all networks in float16, with MoGe's
 # Bytes that must be free on the device: all weights and one object's sampling (1.5e9) and decoding (3e9); one network at a time.
 RESIDENT, SWAPPED = 11.0e9, 6.5e9
+SPARE = 4e9  # of free memory that the allocator may keep between jobs: one object's
 
 
 def choose_plan(device: torch.device) -> Plan:
@@ -90,6 +91,11 @@ class Networks:
         """Forget every network."""
         self._kept.clear()
         self.give_back()
+
+    def tidy(self) -> None:
+        """Between jobs: more than SPARE of what the allocator keeps goes back. Others use the card, too: ComfyUI's own models."""
+        if self.device.type == "cuda" and torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device) > SPARE:
+            self.give_back()
 
     def give_back(self) -> None:
         """What the allocator keeps for later goes back to the device. Never while a graph is being captured."""

@@ -122,6 +122,7 @@ class Engine:
                 self._ran_out += [_RanOut(one, size) for one in PLANS[PLANS.index(plan) : smaller]]  # type: ignore[arg-type]
         finally:
             self.pipeline.note = print  # the job's own holds on to the job, and that to its picture
+            self.networks.tidy()
 
     def _chosen(self, size: tuple[int, ...]) -> tuple[Plan, list[str]]:
         """The plan by free memory, or a smaller one where that ran out with as much to do or less, which is said once."""
