@@ -224,6 +224,7 @@ class _Errand:
     def _patiently(self, call: Callable[[], Any]) -> Any:
         """`call`, and again for a while where the server is gone or busy. Raises what it raised last."""
         end, pauses, leaving = time.monotonic() + self._backend._patience, iter(PAUSES), False
+        failures = 0
         while True:
             try:
                 return call()
@@ -233,7 +234,11 @@ class _Errand:
                     if self.cancelled.is_set():
                         raise _Stop from problem
                     raise
-                reason = problem
+                reason, failures = problem, failures + 1
+                if (
+                    failures == 2 and not self.cancelled.is_set()
+                ):  # once, and not for a hiccup: who waits for minutes wants to know for what
+                    self._job.put(Log(f"{problem.message} Trying again for {self._backend._patience:.0f} s.", "warning"))
             if self.cancelled.wait(pause):
                 if self._id is None:
                     raise _Stop from reason  # nobody there knows of it

@@ -67,7 +67,8 @@ def make_request(
     else:
         raise MaskError(
             f"{image.name} has no transparency, and no mask was given.",
-            "Give --mask FILE, or let the mask be found: --auto-mask border (a plain background) or --auto-mask grabcut (a photograph).",
+            "Give a mask (reconstruct: --mask FILE, batch: <name>_mask.png beside it), or let it be found: --auto-mask border (a plain background) "
+            "or --auto-mask grabcut (a photograph).",
         )
     if options.invert:
         found, soft = ~found, None
@@ -75,6 +76,15 @@ def make_request(
     if soft is not None and not ((soft > 0) & (soft < 255)).any():
         soft = None  # it says no more than the mask does
     return ReconstructRequest(image=picture.image, masks=found, alpha=soft, names=tuple(names), **fields)
+
+
+def check_picture(image: Path) -> None:
+    """Raises ImageError for what is no file at all, but often meant."""
+    if image.is_dir():
+        raise ImageError(f"{image} is a folder.", "Give one picture; a folder of them is for: python sam3d.py batch FOLDER")
+    text = image.as_posix()
+    if text.startswith(("http:/", "https:/")) and not image.exists():
+        raise ImageError(f"{text.replace(':/', '://', 1)} is an address; nothing is fetched.", "Download the picture, and give the file.")
 
 
 def mask_files(source: Path, image: Path) -> list[Path]:
@@ -115,7 +125,7 @@ def _given(
             hint = _HINTS.get(type(problem), problem.hint)
             if isinstance(problem, MaskKindError) and " can be read as kind=" in problem.message:
                 hint = "Say which is meant, e.g. --mask-kind annotation."
-            raise type(problem)(f"{path.name}: {problem.message}", hint, detail=problem.detail) from None
+            raise type(problem)(f"{path.name or path}: {problem.message}", hint, detail=problem.detail) from None
         found.append(parts)
         soft.append(_soft(path, parts))
     counts = [len(parts) for parts in found]

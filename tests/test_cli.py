@@ -194,6 +194,8 @@ def test_soft_edges_of_a_mask_file_count(tmp_path):
     ("arguments", "code", "text"),
     [
         (["nowhere.png"], "E_IMAGE", "nowhere.png"),
+        (["empty"], "E_IMAGE", "sam3d.py batch"),
+        (["https://example.org/a.png"], "E_IMAGE", "https://example.org/a.png is an address"),
         (["notes.txt"], "E_IMAGE", "no picture of a known format"),
         (["opaque.png"], "E_MASK", "--auto-mask border"),
         (["opaque.png", "-m", "gone.png"], "E_MASK", "gone.png: It can't be read"),
@@ -205,6 +207,7 @@ def test_soft_edges_of_a_mask_file_count(tmp_path):
         (["opaque.png", "-m", "tall.png"], "E_MASK_SIZE", "--resize-mask"),
         (["opaque.png", "-m", "white.png"], "E_MASK_FULL", "--allow-full-mask"),
         (["opaque.png", "-m", "empty"], "E_MASK", "--masks"),
+        (["opaque.png", "-m", "."], "E_MASK", ".: It is a folder"),
         (["opaque.png", "--masks", "empty"], "E_MASK", "holds no masks"),
         (["opaque.png", "--masks", "two.json"], "E_MASK_KIND", "--mask-kind annotation"),
         (["opaque.png", "--masks", "two.json", "--mask-kind", "magic"], "E_OPTION", "no kind of mask"),
@@ -266,6 +269,17 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wrong_usage(arguments, capsys):
     ran = here(*arguments, capsys=capsys)
     assert ran.code == 2 and ran.err and not ran.out
+
+
+@pytest.mark.parametrize("name", ["-dash.png", "-out.png", "-mask.png", "--x.png"])
+def test_a_name_that_begins_with_a_dash(name, tmp_path, monkeypatch, capsys):
+    """It is taken for options: what to write is said, whatever its letters happen to mean."""
+    monkeypatch.chdir(tmp_path)
+    sprite(tmp_path / name)
+    ran = here("reconstruct", name, capsys=capsys)
+    assert ran.code == 2 and f"./{name}" in ran.err and not (tmp_path / "outputs").exists()
+    ran = here("reconstruct", "--nope", f"./{name}", capsys=capsys)
+    assert ran.code == 2 and "--nope" in ran.err and "dash" not in ran.err
 
 
 @pytest.mark.parametrize(

@@ -136,11 +136,13 @@ def test_what_is_no_address(address: str) -> None:
 def test_nobody_there() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        remote = RemoteBackend(f"http://127.0.0.1:{free.getsockname()[1]}", patience=0.5)
+        remote = RemoteBackend(f"http://127.0.0.1:{free.getsockname()[1]}", patience=1.0)
         with pytest.raises(UnreachableError):
             remote.start()
-        with pytest.raises(UnreachableError):
-            remote.reconstruct(request()).result()
+        *said, last = remote.reconstruct(request()).__iter__()
+        assert isinstance(last, Failed) and isinstance(last.error, UnreachableError)
+        (log,) = said  # once, long before it gives up
+        assert isinstance(log, Log) and log.level == "warning" and "can't be reached" in log.text and "Trying again" in log.text
 
 
 def test_somebody_else_there() -> None:

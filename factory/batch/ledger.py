@@ -14,11 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from ...contract.errors import OutputError
+from ...contract.errors import BusyError, DeniedError, OutputError, SetupError, StorageError, UnreachableError, WorkerStartError
 from .plan import BatchOptions, Identity, Item, Stamp
 
 MANIFEST = "manifest.jsonl"
 LOCK = ".sam3d-batch.lock"
+# The disk, the environment or a server was it, not the item: the next run tries again without being asked.
+_CIRCUMSTANCES = {kind.code for kind in (BusyError, DeniedError, OutputError, SetupError, StorageError, UnreachableError, WorkerStartError)}
 _NO_LOCKS = {getattr(errno, name, None) for name in ("ENOLCK", "ENOTSUP", "EOPNOTSUPP", "ENOSYS")}  # what a file system without locks says
 
 
@@ -108,9 +110,14 @@ def entry_of(item: Item, status: str, *, stamp: Stamp | None, **more: Any) -> di
 
 
 def is_tried_again(entry: dict[str, Any], options: BatchOptions) -> bool:
-    """Whether an item with this last line, about the same bytes and parameters, is worked on: not without being asked where it failed."""
-    asked = {"failed": options.retry_failed, "quarantined": options.retry_quarantined}
+    """Whether an item with this last line, about the same bytes and parameters, is worked on: not without being asked where it failed by itself."""
+    asked = {"failed": options.retry_failed or _by_circumstances(entry), "quarantined": options.retry_quarantined}
     return options.force or asked.get(str(entry["status"]), True)
+
+
+def _by_circumstances(entry: dict[str, Any]) -> bool:
+    error = entry.get("error")
+    return isinstance(error, dict) and error.get("code") in _CIRCUMSTANCES
 
 
 class FolderLock:

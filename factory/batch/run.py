@@ -6,6 +6,7 @@ Ctrl-C, feeds the inbox and writes the report. A failing item is a line in the l
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 import time
@@ -18,12 +19,15 @@ from typing import Any
 
 from ...contract.backend import Event
 from ...contract.errors import (
+    DeniedError,
     InputError,
     JobCancelled,
     OutOfMemoryError,
     OutputError,
     Sam3dError,
     SetupError,
+    StorageError,
+    UnreachableError,
     WorkerCrashed,
     WorkerError,
     WorkerHung,
@@ -89,6 +93,8 @@ class _Run:
         watcher = Watcher(self.options, self.ledger.names) if self.options.watch else None
         what: dict[str, Any] = {"watch": True} if watcher is not None else {"items": len(items)}
         self.emit("start", command="batch", source=str(self.options.source), out=str(self.options.out), **what)
+        if watcher is None and not items:
+            self.emit("log", name=None, level="warning", text=_why_nothing(self.options))
         slots = self.executor.slots
         for item in items:
             self.inbox.put(item)
@@ -101,6 +107,15 @@ class _Run:
         exit_with = self._exit_code()
         report = self._write_report()
         seconds = round(time.perf_counter() - start, 3)
+        if watcher is None:  # with what lay in the inbox still, and what was under way when the batch had to stop
+            self.counts["left"] = len(items) - sum(self.counts[key] for key in ("made", "there", "failed"))
+        if self.fatal is not None and self.counts["left"]:
+            self.emit(
+                "log",
+                name=None,
+                level="warning",
+                text="stopped: the others would meet the same. Once it is mended, the same command goes on here",
+            )
         found = {key: self.counts[key] for key in ("made", "there", "failed", "quarantined", "left")}
         self.emit("end", exit=exit_with, **found, seconds=seconds, report=report)
         return exit_with
@@ -279,7 +294,7 @@ class _Run:
                     continue
                 self.report.add(item.name, request, item.pair.rule)
                 self.stopping = self.stopping or self.options.fail_fast
-                if isinstance(error, (SetupError, WorkerStartError)):
+                if isinstance(error, (SetupError, WorkerStartError)) or (not self.options.watch and _meets_every_item(error)):
                     self.fatal, self.stopping = self.fatal or error, True
                 return
             self.ledger.append(self._entry(item, "done", stamp, meta, attempt=attempt))
@@ -317,6 +332,21 @@ class _Run:
     def _entry(item: Item, status: str, stamp: Stamp, meta: dict[str, Any], **more: Any) -> dict[str, Any]:
         known = {key: meta.get(key) for key in ("key", "engine", "seed", "seconds", "warnings")}
         return entry_of(item, status, stamp=stamp, **known, outputs=meta["files"], time=_now(), **more)
+
+
+def _why_nothing(options: BatchOptions) -> str:
+    """A folder without work is no error, but mostly a mistake."""
+    if options.only or options.exclude:
+        return "no picture is left by --only and --exclude"
+    deeper = "" if options.recursive else "; folders inside it are searched with --recursive"
+    return f"there is no picture in {options.source}{deeper}"
+
+
+def _meets_every_item(error: Sam3dError) -> bool:
+    """A full disk, a server that is gone or doesn't know us: better the others are left than failed, each after minutes. A watch waits for better times."""
+    cause = error.__cause__
+    full = isinstance(error, OutputError) and isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return full or isinstance(error, (UnreachableError, DeniedError, StorageError))
 
 
 def _defect(problem: Exception) -> Sam3dError:

@@ -59,12 +59,29 @@ def _common(function: F) -> F:
     return function
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Named(click.Command):
+    """A command that is given files: one whose name begins with a dash is taken for options, and the error should say that."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = args[: args.index("--")] if "--" in args else list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError:
+            for name in given:
+                if name.startswith("-") and Path(name).is_file():
+                    raise click.UsageError(f"{name} is taken for an option, as it begins with a dash. Write ./{name}", ctx) from None
+            raise
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="`python sam3d.py test` runs the tests. `COMMAND --help` lists a command's options.",
+)
 def app() -> None:
     """One picture and its masks in, textured meshes and Gaussian splats out."""
 
 
-@app.command()
+@app.command(cls=_Named, short_help="One picture -> a folder with mesh, splats and preview.")
 @click.argument("image", type=_PATH)
 @click.option("--mask", "-m", "masks", type=_PATH, multiple=True, metavar="FILE", help="A mask file; again for each further object.")
 @click.option("--masks", "mask_source", type=_PATH, help="All masks: a folder of pictures, or a JSON file (COCO, labelme, RLE, polygons).")
@@ -94,7 +111,7 @@ def reconstruct(image: Path, masks: tuple[Path, ...], mask_source: Path | None, 
         )
 
 
-@app.command()
+@app.command(cls=_Named, short_help="A folder of pictures -> a folder of results.")
 @click.argument("source", type=_PATH, metavar="INPUT")
 @_OUT
 @click.option("--pair", metavar="RULE", help="Force a pairing rule: table, folder, suffix, layout, alpha or auto.")
@@ -159,7 +176,7 @@ def batch(dry_run: bool, **options: Any) -> int:
         return command.dry_run(show, made) if dry_run else command.run(show, made)
 
 
-@app.command()
+@app.command(short_help="The job server: web page and HTTP API.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on. Any but this machine's own needs a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free; it is printed.")
 @click.option("--data", type=_PATH, default="server_data", show_default=True, help="The folder for pictures, jobs and results.")
@@ -201,7 +218,7 @@ def serve(**options: Any) -> int:
         return command.run(**options)
 
 
-@app.command()
+@app.command(short_help="Look whether everything works here.")
 @click.option("--out", "-o", type=_PATH, default="outputs", show_default=True, help="The folder that must be writable (it is not made).")
 @click.option("--json", "as_json", is_flag=True, help="The checks as one JSON object.")
 def doctor(out: Path, as_json: bool) -> int:
@@ -211,7 +228,7 @@ def doctor(out: Path, as_json: bool) -> int:
     return command.run(out, as_json=as_json)
 
 
-@app.group()
+@app.group(short_help="The learned engine's files: fetch, verify, ...")
 def weights() -> None:
     """The files of the learned engine: status, fetch, verify, convert, fake."""
 
@@ -254,7 +271,7 @@ def convert(folder: Path | None, again: bool, as_json: bool) -> int:
 
 @weights.command()
 @click.argument("folder", type=_PATH, metavar="DIR")
-@click.option("--tiny", is_flag=True, help="Small networks (8 MB), instead of the full size (14 GB).")
+@click.option("--tiny", is_flag=True, help="Small networks (11 MB), instead of the full size (14 GB).")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @_JSON
 def fake(folder: Path, tiny: bool, seed: int, as_json: bool) -> int:

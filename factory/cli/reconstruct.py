@@ -15,7 +15,7 @@ from ...contract.pairing import nfc_stem
 from ...contract.request import FORMATS
 from .. import automask, output
 from ..events import OK, done_fields, error_event, exit_code, job_event
-from ..inputs import MaskOptions, check_name, make_request, mask_files
+from ..inputs import MaskOptions, check_name, check_picture, make_request, mask_files
 from ..jobs import Interrupts, watch
 from ..maker import Maker
 from ..settings import check_pointmap, check_settings
@@ -61,6 +61,7 @@ def _run(
     interrupts: Interrupts,
 ) -> None:
     start = time.perf_counter()
+    check_picture(image)
     automask.check_method(options.auto)
     check_settings(settings)
     check_pointmap(settings)

@@ -54,6 +54,8 @@ class Show:
         self.err(f"{_label(e)}error {error['code']}: {error['message']}{again}")
         if e.get("quarantined"):
             self.err("    It killed its worker more than once: it isn't tried again without --retry-quarantined.")
+        elif e.get("earlier"):
+            self.err("    So it failed in an earlier run; it isn't tried again without --retry-failed.")
         elif error["hint"] and not e.get("retry"):
             self.err("\n".join(f"    {line}" for line in error["hint"].splitlines()))
 
