@@ -32,7 +32,7 @@ def main(root: str, argv: list[str]) -> int:
 
 
 def _layers(root: str, argv: list[str]) -> tuple[str, ...]:
-    """What a command needs: the tests everything, the learned engine and its weights the layer `model`, the job server `server`, and `node`
+    """What a command needs: the tests everything, the learned engine and work on its weights the layer `model`, the job server `server`, and `node`
     where it has a page to build and there is no Node that could; all else `base`."""
     if argv[:1] == ["test"]:
         return tuple(layer for layer in journal.LAYERS if layer != "node")
@@ -42,7 +42,8 @@ def _layers(root: str, argv: list[str]) -> tuple[str, ...]:
     if argv[:1] == ["serve"]:
         return ("base", "server", "node") if "--no-build" not in argv and _needs_node(root) else ("base", "server")
     learned = any(pair == ("engine", "sam3d") for pair in zip((word.lstrip("-") for word in words), words[1:]))
-    return ("base", "model") if learned or argv[:1] == ["weights"] else ("base",)
+    files = argv[:1] == ["weights"] and argv[1:2] != ["status"]  # a look at what is there shouldn't fetch gigabytes first
+    return ("base", "model") if learned or files else ("base",)
 
 
 def _needs_node(root: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from comfyui_sam3d.contract.errors import SetupError, WorkerCrashed
 from comfyui_sam3d.environment.launch import _layers
 from comfyui_sam3d.nodes import _host
 from comfyui_sam3d.worker import doctor
+from comfyui_sam3d.worker.weights import __main__ as weights
 
 from factory_cli import cli, command, environment
 from hub_server import Hub, serving
@@ -60,6 +62,16 @@ def test_nothing_there(tmp_path, variables):
     assert ran.code == 1 and "!!  pipeline.yaml" in ran.out and "sam3d.py weights fetch" in ran.out
     ran = cli("weights", "fetch", "--folder", tmp_path / "none", stub=False, variables={**variables, "HF_HUB_OFFLINE": "1"})
     assert ran.code == 3 and "HF_HUB_OFFLINE is set: nothing is fetched" in ran.err and not (tmp_path / "none").exists()
+
+
+def test_status_says_where_only_the_packages_lack(tiny, monkeypatch):
+    """It runs without them: a look shouldn't cost a gigabyte of downloads."""
+    said: list[dict] = []
+    ask = argparse.Namespace(verb="status", folder=str(tiny))
+    assert weights._do(ask, lambda kind, **fields: said.append(fields)) is True
+    monkeypatch.setattr("comfyui_sam3d.worker.weights.locate._NEEDS", ("json", "no_such_package"))
+    assert weights._do(ask, lambda kind, **fields: said.append(fields)) is False
+    assert "no_such_package" in said[-1]["text"] and "install.py --layers model" in said[-1]["text"] and "json" not in said[-1]["text"]
 
 
 def test_a_refusal_is_three_lines(tmp_path, variables):
@@ -250,7 +262,10 @@ def test_the_hosts_model_folders_reach_the_worker(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "model"),
     [
-        ("weights status", True),
+        ("weights status", False),
+        ("weights status --json --folder models", False),
+        ("weights fetch", True),
+        ("weights convert --folder status", True),
         ("weights --help", False),
         ("reconstruct a.png --engine sam3d", True),
         ("reconstruct a.png --engine=sam3d", True),

@@ -62,6 +62,9 @@ def _do(given: argparse.Namespace, report: Report) -> bool:
         looked = ", ".join(str(path) for path in dict.fromkeys(locate.places(given.folder)))
         random = "; these are random weights (sam3d weights fake)" if (folder / layout.FAKE_FILE).is_file() else ""
         text = f"the sam3d engine can run{random}" if ok else f"not whole: type python sam3d.py weights fetch. Looked in {looked}"
+        lacking = locate.packages_missing()
+        if ok and lacking:
+            ok, text = False, f"whole{random}, but the sam3d engine lacks {', '.join(lacking)}: type python install.py --layers model"
     elif given.verb == "verify":
         from .verify import verify
 

@@ -28,13 +28,18 @@ _NEEDS = ("torch", "safetensors", "yaml")
 
 def ready() -> bool:
     """Whether the sam3d engine could serve a request here: its packages, all files of its model, MoGe. Opens no file."""
-    if any(importlib.util.find_spec(name) is None for name in _NEEDS):
+    if packages_missing():
         return False
     try:
         folder = find()
     except SetupError:
         return False
     return find_moge(folder) is not None
+
+
+def packages_missing() -> list[str]:
+    """What the sam3d engine imports and this environment hasn't."""
+    return [name for name in _NEEDS if importlib.util.find_spec(name) is None]
 
 
 def identity() -> tuple[str, str]:
