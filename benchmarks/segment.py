@@ -96,7 +96,7 @@ def main() -> None:
 
                 def ask(desk: Desk, prompt: Prompt, id: str = id) -> tuple[float, str, float]:
                     began = time.perf_counter()
-                    found = desk.predict(None, id, lambda: kept.load_image(service.vault, id), prompt)
+                    found = desk.predict(None, id, lambda: kept.load_image(service.vault, id), prompt, desk.lane(options.side**2))
                     for one in found:
                         kept.keep_mask(service.vault, one.mask, id)
                     share = float((found[0].mask >= 128).mean()) if found else 0.0

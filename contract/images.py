@@ -32,7 +32,6 @@ MAX_BYTES = 512 << 20  # of a file
 _STRIP = 4_000_000  # pixels turned into sRGB at once
 _ORIENTATION = 0x0112  # the EXIF tag
 _KINDS = "Give a PNG, JPEG, WebP, BMP, TIFF or still GIF."
-_lock = threading.RLock()  # Python's warning filters are global; one reader at a time may change them
 
 
 @dataclass(frozen=True)
@@ -117,11 +116,34 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
             yield found
 
 
+class _Quiet:
+    """No warnings while anybody reads. Python's filters are global: the first reader changes them, the last one puts them back; none waits for another."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._readers:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+            self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                self._before.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def decoding() -> Iterator[None]:
     """Around every use of Pillow: its warnings stay inside, and all its exceptions become ImageError."""
-    with _lock, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet:
         try:
             yield
         except Sam3dError:

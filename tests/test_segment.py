@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
+import time
 import tracemalloc
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +20,13 @@ pytest.importorskip("cv2")
 pytest.importorskip("fastapi")
 
 from comfyui_sam3d.contract.errors import ConflictError, OptionError
+from comfyui_sam3d.contract.images import decoding
 from comfyui_sam3d.factory.segment import desk as desk_module
 from comfyui_sam3d.factory.segment import grow
 from comfyui_sam3d.factory.segment.cascade import Cascade
-from comfyui_sam3d.factory.segment.desk import Desk
+from comfyui_sam3d.factory.segment.desk import LARGE, Desk, Lane
 from comfyui_sam3d.factory.segment.prompt import Found, Point, Prompt
+from comfyui_sam3d.factory.server.room import Room
 
 from .server_app import V1, encoded, error, send_image, server
 
@@ -174,7 +179,7 @@ def test_the_latest_click_wins() -> None:
 
         async def click(name: str, session: str) -> None:
             try:
-                async with desk.turn(session):
+                async with desk.turn(session, desk.lane(1), nullcontext()):
                     await asyncio.sleep(0.05)
                     done.append(name)
             except ConflictError:
@@ -185,10 +190,99 @@ def test_the_latest_click_wins() -> None:
             clicks.append(asyncio.ensure_future(click(name, session)))
             await asyncio.sleep(0.005)
         await asyncio.gather(*clicks)
-        async with desk.turn("a"):  # nothing is held
+        async with desk.turn("a", desk.lane(1), nullcontext()):  # nothing is held
             return done
 
     assert asyncio.run(main()) == ["second overtaken", "first", "other", "third"]
+
+
+def test_a_later_click_overtakes_one_that_waits_for_room() -> None:
+    """And a click that was overtaken leaves its turn, its room, and both to the next."""
+
+    async def main() -> None:
+        desk, room, done = Desk(), Room(1), list[str]()
+
+        async def click(name: str) -> None:
+            try:
+                async with desk.turn("a", desk.lane(LARGE + 1), room.taking(1)):
+                    done.append(name)
+            except ConflictError:
+                done.append(f"{name} overtaken")
+
+        async with room.taking(1):  # an upload
+            clicks = []
+            for name in ("first", "second"):
+                clicks.append(asyncio.ensure_future(click(name)))
+                await asyncio.sleep(0.01)
+            assert done == ["first overtaken"]
+        await asyncio.wait_for(asyncio.gather(*clicks), 5)
+        assert done == ["first overtaken", "second"]
+        await asyncio.wait_for(click("third"), 5)
+
+    asyncio.run(main())
+
+
+def test_a_click_on_a_small_picture_waits_for_none_on_a_large_one(tmp_path: Path) -> None:
+    """Not for its turn, not for the room that the large one waits for, not for a thread where many calls wait for that room, and not for a decoder."""
+    large = np.zeros((1500, 3000, 3), np.uint8)
+    large[400:900, 400:900] = 200
+    with server(tmp_path) as client:
+        one, other = send_image(client, encoded(large)), send_image(client, encoded(scene(noisy=True)))
+        room, found = client.app.state.service.decoding, list[int]()  # type: ignore[attr-defined]
+
+        def ask(path: str, **more: object) -> None:
+            answer = client.post(f"{V1}{path}", **more) if more else client.get(f"{V1}{path}")  # type: ignore[arg-type]
+            found.append(answer.status_code)
+
+        with decoding(), room.take(1):  # an upload that is decoded in another thread
+            waiting = [threading.Thread(target=ask, args=(f"/images/{one['id']}/segment",), kwargs={"json": {}})]
+            waiting += [threading.Thread(target=ask, args=(f"/images/{one['id']}?w={w}",)) for w in (128, 256, 512, 1024) * 12]
+            for thread in waiting:
+                thread.start()
+            time.sleep(0.3)
+            click = threading.Thread(
+                target=ask, args=(f"/images/{other['id']}/segment",), kwargs={"json": {"points": [{"x": 90, "y": 120}], "session": "s"}}
+            )
+            click.start()
+            click.join(5)
+            first = list(found)
+        for thread in (*waiting, click):
+            thread.join()
+    assert first == [200] and found == [200] * 50
+
+
+def test_a_segmenter_that_is_not_parallel_is_called_by_one_thread() -> None:
+    class Single:
+        name, under_way, most = "single", 0, 0
+
+        def unavailable(self) -> str:
+            return ""
+
+        def set_image(self, image: np.ndarray, alpha: np.ndarray | None) -> int:
+            Single.under_way += 1
+            Single.most = max(Single.most, Single.under_way)
+            time.sleep(0.05)
+            Single.under_way -= 1
+            return 0
+
+        def predict(self, handle: int, prompt: Prompt) -> list[Found]:
+            self.set_image(np.empty(0), None)
+            return []
+
+    desk = Desk()
+    desk._makers["single"] = Single
+    image = scene(noisy=False)
+    for parallel, most in ((False, 1), (True, 2)):
+        Single.most = 0
+        desk._made.clear()
+        Single.parallel = parallel  # type: ignore[attr-defined]
+        lanes = (Lane(), Lane())
+        threads = [threading.Thread(target=desk.predict, args=("single", "x", lambda: (image, None), Prompt(), lane)) for lane in lanes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert Single.most == most
 
 
 def test_large_pictures_do_not_stay_prepared_together() -> None:
@@ -211,21 +305,24 @@ def test_large_pictures_do_not_stay_prepared_together() -> None:
 
     def ask(picture: str, width: int) -> None:
         image = np.broadcast_to(np.uint8(0), (1_000_000, width, 3))
-        assert desk.predict("plain", picture, lambda: (image, None), Prompt()) == [width]
+        assert desk.predict("plain", picture, lambda: (image, None), Prompt(), desk.lane(5_000_000)) == [width]
+
+    def kept() -> list[str]:
+        return [picture for _, picture in desk.lane(5_000_000).handles]
 
     for picture, width in (("a", 15), ("b", 15), ("c", 15)):
         ask(picture, width)
-    assert [picture for _, picture in desk._handles] == ["b", "c"]
+    assert kept() == ["b", "c"]
     ask("large", 60)
-    assert [picture for _, picture in desk._handles] == ["large"]
+    assert kept() == ["large"]
     for picture in "vwxyz":
         ask(picture, 1)
-    assert [picture for _, picture in desk._handles] == list("wxyz")
+    assert kept() == list("wxyz")
 
 
 def test_an_unknown_segmenter_is_named() -> None:
     with pytest.raises(OptionError, match="no segmenter foo"):
-        Desk().predict("foo", "x", lambda: (scene(noisy=False), None), Prompt())
+        Desk().predict("foo", "x", lambda: (scene(noisy=False), None), Prompt(), Lane())
 
 
 class Square:
@@ -253,7 +350,7 @@ def test_a_package_may_bring_a_segmenter(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or SimpleNamespace(Square=Square))
     desk = Desk()
     assert desk.known()["square"] == "" and "can't be loaded" in desk.known()["torn"]
-    (found,) = desk.predict("square", "x", lambda: (scene(noisy=False), None), Prompt())
+    (found,) = desk.predict("square", "x", lambda: (scene(noisy=False), None), Prompt(), Lane())
     assert found.method == "square" and found.mask.sum() == 100 * 255
 
 

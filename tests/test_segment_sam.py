@@ -12,7 +12,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from comfyui_sam3d.contract.errors import SetupError
-from comfyui_sam3d.factory.segment.desk import Desk
+from comfyui_sam3d.factory.segment.desk import Desk, Lane
 from comfyui_sam3d.factory.segment.prompt import Point, Prompt
 from comfyui_sam3d.factory.segment.sam import Sam2, Sam3
 
@@ -90,7 +90,7 @@ def test_clicks_and_boxes(kind: type[Sam2] | type[Sam3]) -> None:
     assert desk.known()[kind.name] == ""
 
     def ask(prompt: Prompt) -> list[np.ndarray]:
-        found = desk.predict(kind.name, "picture", lambda: (IMAGE, None), prompt)
+        found = desk.predict(kind.name, "picture", lambda: (IMAGE, None), prompt, desk.lane(IMAGE.size))
         assert all(
             one.mask.shape == (60, 90) and one.mask.dtype == np.uint8 and one.method == kind.name and 0 <= one.score <= 1 for one in found
         )
@@ -122,7 +122,7 @@ def test_why_it_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ki
     monkeypatch.setenv(kind.variable, str(tmp_path))
     assert "config.json" in kind().unavailable()
     with pytest.raises(SetupError, match=f"{kind.name} can't be used"):
-        Desk().predict(kind.name, "x", lambda: (IMAGE, None), Prompt())
+        Desk().predict(kind.name, "x", lambda: (IMAGE, None), Prompt(), Lane())
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(SetupError, match="can't be loaded"):

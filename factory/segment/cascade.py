@@ -30,6 +30,7 @@ class Handle:
 
 class Cascade:
     name = NAME
+    parallel = True
 
     def unavailable(self) -> str:
         return missing()

@@ -42,7 +42,10 @@ class Found:
 
 
 class Segmenter(Protocol):
-    """A plug-in of the entry point group `comfyui_sam3d.segmenters`: what the entry point names is called without arguments and gives one of these."""
+    """A plug-in of the entry point group `comfyui_sam3d.segmenters`: what the entry point names is called without arguments and gives one of these.
+
+    It is called on one thread at a time, unless it has an attribute `parallel` that is true: then a click on a small picture doesn't wait for its work on a large one.
+    """
 
     name: str
 

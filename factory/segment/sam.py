@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,11 @@ class _Sam:
 
     name, title, variable, model = "", "", "", ""
     mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    parallel = True  # the network works for one at a time; what grows with the picture happens outside of it
 
     def __init__(self) -> None:
         self._model: Any = None
+        self._lock = threading.Lock()
 
     def unavailable(self) -> str:
         folder = os.environ.get(self.variable)
@@ -49,6 +52,10 @@ class _Sam:
         return "" if hasattr(transformers, self.model) else f"It needs a newer transformers than {transformers.__version__} (docs/page.md)."
 
     def _load(self) -> Any:
+        with self._lock:
+            return self._loaded()
+
+    def _loaded(self) -> Any:
         if self._model is None:
             import torch
             import transformers
@@ -74,7 +81,7 @@ class _Sam:
         square = np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR), np.float32) / 255
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         pixels = torch.from_numpy((square - mean) / std).permute(2, 0, 1)[None]
-        with torch.inference_mode():
+        with self._lock, torch.inference_mode():
             features = model.get_image_embeddings(pixels.to(model.device))
         return Handle(features, (image.shape[0], image.shape[1]))
 
@@ -97,10 +104,11 @@ class _Sam:
             corners = torch.tensor(prompt.box, dtype=torch.float32).reshape(2, 2) * scale
             given["input_boxes"] = corners.reshape(1, 1, 4).to(model.device)
         several = len(prompt.points) == 1 and prompt.box is None  # one click may mean a part or the whole: three answers
-        with torch.inference_mode():
+        with self._lock, torch.inference_mode():
             out = model(image_embeddings=handle.features, multimask_output=several, **given)
-        masks = [grown(one, handle.size, _chance) for one in out.pred_masks[0, 0].float().cpu().numpy()]
-        scores = out.iou_scores.reshape(-1).float().clamp(0, 1).cpu().tolist()
+            logits = out.pred_masks[0, 0].float().cpu().numpy()
+            scores = out.iou_scores.reshape(-1).float().clamp(0, 1).cpu().tolist()
+        masks = [grown(one, handle.size, _chance) for one in logits]
         order = sorted(range(len(masks)), key=lambda at: -scores[at])
         return [Found(masks[at], scores[at], self.name) for at in order if (masks[at] >= 128).any()]
 

@@ -43,17 +43,15 @@ def from_files(service: Service, files: Sequence[BinaryIO], fields: Mapping[str,
         settings = given(Parameters.model_validate(json.loads(fields["params"]))) if fields.get("params") else {}
     except (ValidationError, ValueError, RecursionError) as problem:
         raise OptionError("`params` is no JSON object of parameters.", "docs/cli.md lists them.", detail=str(problem)) from None
-    with service.decoding:
-        image, alpha = pictures.decode(files[0].read(), service.limits)
-        intake.check_room(service, len(files) - 1, image.shape[1::-1])
-        masks = [pictures.mask_of(file.read(), image.shape[:2], service.limits) for file in files[1:]]
-        return _begin(service, image, alpha, masks, settings)
+    image, alpha = pictures.decode(files[0].read(), service.limits)
+    intake.check_room(service, len(files) - 1, image.shape[1::-1])
+    masks = (pictures.mask_of(file.read(), image.shape[:2], service.limits) for file in files[1:])  # one at a time, as below
+    return _begin(service, image, alpha, masks, settings)
 
 
 def from_json(service: Service, text: bytes) -> Instant:
-    """One body at a time is taken apart: as Python's objects its numbers need many times the room. Raises a Sam3dError."""
-    with service.decoding:
-        return _from_json(service, _parsed(text))
+    """To be called for one body at a time: as Python's objects its numbers need many times the room. Raises a Sam3dError."""
+    return _from_json(service, _parsed(text))
 
 
 def _parsed(text: bytes) -> models.InstantIn:

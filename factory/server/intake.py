@@ -92,8 +92,7 @@ def digest_of(body: models.In) -> str:
 
 def frame(service: Service, aside: Path, sha: str, name: str, priority: int) -> NewJob:
     """A job for a request in the worker's own form, which lies in the spool and is moved into the vault. Raises ProtocolError or an InputError."""
-    with service.decoding:
-        message = work.read_message(aside)
+    message = work.read_message(aside)
     kind = _FRAMED.get(type(message))
     if kind is None:
         raise ProtocolError(f"A {type(message).__name__} is no piece of work.")

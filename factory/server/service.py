@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from .dispatcher import Dispatcher
 from .events import Hub
 from .keeper import Keeper
 from .limits import Limits
+from .room import Room
 from .store import Store
 from .vault import Vault
 
@@ -51,7 +51,7 @@ class Service:
         self.store.listen = self.hub.tell
         self.dispatcher = Dispatcher(environments, self.store, self.vault, limits, open_backend)
         self.keeper = Keeper(self.store, self.vault, limits)
-        self.decoding = threading.Semaphore(1)  # pictures are large: one at a time in memory
+        self.decoding = Room(1)  # pictures are large: one at a time in memory
         self._flights: Counter[str] = Counter()
 
     def start(self) -> None:

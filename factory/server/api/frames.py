@@ -37,7 +37,8 @@ async def add_frame(
     aside = service.vault.spool / secrets.token_hex(16)
     try:
         sha = await _spool(request, aside)
-        new = await run_in_threadpool(intake.frame, service, aside, sha, name, priority)
+        async with service.decoding.taking(1):
+            new = await run_in_threadpool(intake.frame, service, aside, sha, name, priority)
     finally:
         await run_in_threadpool(_forget, aside)
     done = None if new.fresh else await run_in_threadpool(service.dispatcher.find, new.request_key)

@@ -34,7 +34,8 @@ async def add_image(
     service: Serves, response: Response, file: Annotated[UploadFile, File(description="PNG, JPEG or WebP.")]
 ) -> models.ImageOut:
     """Send a picture. Its EXIF turn is applied, its metadata dropped."""
-    kept = await run_in_threadpool(_keep_image, service, file.file)
+    async with service.decoding.taking(1):
+        kept = await run_in_threadpool(_keep_image, service, file.file)
     response.status_code = 201 if kept.fresh else 200
     response.headers["Location"] = f"{views.V1}/images/{kept.id}"
     return views.image(kept)
@@ -46,7 +47,9 @@ async def get_image(service: Serves, request: Request, id: models.Sha, w: Width 
     service.vault.meta("image", id)
     if w is None:
         return picture(request, service.vault.path("image", id), "image/png", id)
-    return picture(request, await run_in_threadpool(_thumbnail, service, id, w), "image/webp", f"{id}-{w}")
+    async with service.decoding.taking(1):
+        path = await run_in_threadpool(pictures.thumbnail, service.vault, id, w)
+    return picture(request, path, "image/webp", f"{id}-{w}")
 
 
 @routes.post("/masks", status_code=201, responses={200: {"model": models.MaskOut, "description": "It was there already."}})
@@ -58,7 +61,8 @@ async def add_mask(
 ) -> models.MaskOut:
     """Send a mask for a picture: one object each. Soft edges are kept."""
     known = service.vault.meta("image", image_id)
-    kept = await run_in_threadpool(_keep_mask, service, file.file, image_id, (known["height"], known["width"]))
+    async with service.decoding.taking(1):
+        kept = await run_in_threadpool(_keep_mask, service, file.file, image_id, (known["height"], known["width"]))
     response.status_code = 201 if kept.fresh else 200
     response.headers["Location"] = f"{views.V1}/masks/{kept.id}"
     return views.mask(kept, image_id)
@@ -88,15 +92,8 @@ def picture(request: Request, path: Path, kind: str, tag: str) -> Response:
 
 
 def _keep_image(service: Service, file: BinaryIO) -> pictures.Kept:
-    with service.decoding:
-        return pictures.keep_image(service.vault, *pictures.decode(bytes_of(service, file), service.limits))
+    return pictures.keep_image(service.vault, *pictures.decode(bytes_of(service, file), service.limits))
 
 
 def _keep_mask(service: Service, file: BinaryIO, image: str, size: tuple[int, int]) -> pictures.Kept:
-    with service.decoding:
-        return pictures.keep_mask(service.vault, pictures.mask_of(bytes_of(service, file), size, service.limits), image)
-
-
-def _thumbnail(service: Service, id: str, width: int) -> Path:
-    with service.decoding:
-        return pictures.thumbnail(service.vault, id, width)
+    return pictures.keep_mask(service.vault, pictures.mask_of(bytes_of(service, file), size, service.limits), image)

@@ -11,14 +11,13 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from ....contract.errors import OptionError
-from ...segment.desk import Desk
+from ...segment.desk import LARGE, Desk, Lane
 from ...segment.prompt import Found, Point, Prompt
 from .. import models, pictures, views
 from ..service import Service
 from . import Serves, router
 
 routes = router("pictures")
-LIGHT = 4_000_000  # pixels of a picture whose segmentation waits for no upload: it takes 100 MB at most
 Pixel = Annotated[models.Whole, Field(ge=0, le=16384)]
 
 
@@ -69,9 +68,11 @@ async def segment(service: Serves, request: Request, id: models.Sha, body: Segme
     session = f"{client} {body.session}" if body.session else f"{client} {secrets.token_hex(8)}"
     desk = desk_of(request)
     with service.flight(f"segment {client}", service.limits.max_segments):  # those who wait for their turn count
-        async with desk.turn(session):
-            alone = known["width"] * known["height"] > LIGHT
-            masks = await run_in_threadpool(_segment, service, desk, id, prompt, body.engine, alone)
+        pixels = known["width"] * known["height"]
+        lane = desk.lane(pixels)
+        room = service.decoding.taking(1) if pixels > LARGE else nullcontext()  # one large picture in memory
+        async with desk.turn(session, lane, room):
+            masks = await run_in_threadpool(_segment, service, desk, id, prompt, body.engine, lane)
     return SegmentOut(masks=masks)
 
 
@@ -87,11 +88,9 @@ def _prompt(body: SegmentIn, width: int, height: int) -> Prompt:
     return Prompt(tuple(Point(p.x, p.y, bool(p.label)) for p in body.points), box, body.size)
 
 
-def _segment(service: Service, desk: Desk, image: str, prompt: Prompt, engine: str | None, alone: bool) -> list[SegmentMask]:
-    """alone: not while another large picture is in memory."""
-    with service.decoding if alone else nullcontext():
-        found = desk.predict(engine, image, lambda: pictures.load_image(service.vault, image), prompt)
-        return [_kept(service, image, one) for one in found]
+def _segment(service: Service, desk: Desk, image: str, prompt: Prompt, engine: str | None, lane: Lane) -> list[SegmentMask]:
+    found = desk.predict(engine, image, lambda: pictures.load_image(service.vault, image), prompt, lane)
+    return [_kept(service, image, one) for one in found]
 
 
 def _kept(service: Service, image: str, found: Found) -> SegmentMask:
