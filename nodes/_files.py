@@ -132,6 +132,11 @@ def save(prefix: str, base: Path, files: Mapping[str, bytes], folder: Mapping[st
         raise OutputError(f"The result can't be written into {target}: {problem.strerror or problem}.") from problem
 
 
+def check_prefix(prefix: str, base: Path) -> None:
+    """Raises OptionError for a prefix that `save` would refuse."""
+    _target(prefix, base)
+
+
 def _target(prefix: str, base: Path) -> tuple[Path, str]:
     wanted = _host.expand_prefix(prefix.strip()) or "sam3d"
     contained(wanted, base)  # before anything is made harmless: a prefix that tries to leave is refused, not bent

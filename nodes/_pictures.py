@@ -41,14 +41,19 @@ def resized(masks: np.ndarray, size: tuple[int, int], what: str = "mask") -> np.
     return np.stack([np.asarray(Image.fromarray(m).resize((width, height), Image.Resampling.BILINEAR)) for m in masks])
 
 
+def check_masks(soft: np.ndarray) -> np.ndarray:
+    """float32 (N, H, W), 1 where the object is -> bool. Raises EmptyMaskError or FullMaskError."""
+    from ..contract.masks import parse_masks
+
+    return parse_masks(soft >= 0.5, soft.shape[1:], kind="bitmap")
+
+
 def objects(image: np.ndarray, mask: np.ndarray, polarity: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """IMAGE (B, H, W, C) and MASK (N, h, w) -> for each request: image uint8 (H, W, 3), masks bool (n, H, W), alpha uint8 (n, H, W) or None.
 
     B = 1: one request of N objects. B = N: N requests, picture by picture. Raises an InputError for anything else, and for masks that
     select nothing or everything.
     """
-    from ..contract.masks import parse_masks
-
     if image.ndim == 3:
         image = image[None]
     if mask.ndim == 2:
@@ -74,7 +79,7 @@ def objects(image: np.ndarray, mask: np.ndarray, polarity: str) -> list[tuple[np
     soft = resized(np.clip(mask, 0, 1), size)
     if polarity == BLACK:
         soft = 1 - soft
-    hard = parse_masks(soft >= 0.5, size, kind="bitmap")
+    hard = check_masks(soft)
     alpha = np.rint(soft * 255).astype(np.uint8)
     colours = np.rint(np.clip(np.broadcast_to(image, (*image.shape[:3], 3)) if image.shape[3] == 1 else image[..., :3], 0, 1) * 255)
     pictures = np.ascontiguousarray(colours.astype(np.uint8))

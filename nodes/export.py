@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..contract.errors import OptionError
+from ..contract.errors import OptionError, Sam3dError
 from ..contract.request import FORMATS, PLY_FRAMES, SPACES, ExportOptions
 from ..contract.scene import Scene
 from ..contract.targets import TARGETS
@@ -89,6 +89,16 @@ class Export:
             },
             "hidden": {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, filename_prefix: str | None = None) -> bool | str:
+        """Before minutes of work, not after them. What is linked is None here: it is looked at when it is there."""
+        try:
+            if filename_prefix is not None:
+                _files.check_prefix(filename_prefix, _host.output_dir())
+        except Sam3dError as problem:
+            return str(problem)
+        return True
 
     def export(
         self,

@@ -105,6 +105,7 @@ class LoadFolder:
                 if pair.error is not None:
                     raise pair.error
                 colours, found = load(_inside(pair.image), [_inside(mask) for mask in pair.masks], polarity)
+                _pictures.check_masks(found)  # here it is one picture's problem; SAM3D Reconstruct would stop for all
             except Sam3dError as problem:
                 problems.append(f"{pair.name}: {problem}")
                 continue

@@ -183,6 +183,11 @@ def test_load_folder_problems(folders: Path, caplog: pytest.LogCaptureFixture) -
         folder()
     assert folder(on_problem="skip")[2] == ["good"]
     assert "No mask for plain.png" in caplog.text
+    (folders / "input" / "bad.png").unlink()
+    draw(folders / "input" / "clear.png")  # SAM3D Reconstruct would refuse it, and with it all the others
+    with pytest.raises(PairingError, match=r"clear: .*selects nothing.*\(and 1 more\)"):
+        folder()
+    assert folder(on_problem="skip")[2] == ["good"]
     check = NODE_CLASS_MAPPINGS["SAM3DLoadFolder"].VALIDATE_INPUTS
     assert check(folder=".") is True
     assert "no folder" in check(folder="none") and "leads out" in check(folder="..")
@@ -212,6 +217,13 @@ def test_linked_widgets_are_looked_at_later(folders: Path) -> None:
         assert kind.IS_CHANGED(**linked) != kind.IS_CHANGED(**linked), "never the same: always looked at again"
         taken = inspect.signature(kind.VALIDATE_INPUTS).parameters
         assert kind.VALIDATE_INPUTS(**{name: None for name in names if name in taken}) is True
+
+
+def test_a_prefix_that_leads_out_is_said_before_the_work(folders: Path) -> None:
+    check = NODE_CLASS_MAPPINGS["SAM3DExport"].VALIDATE_INPUTS
+    assert check(filename_prefix="3d/%year%/a") is True and check(filename_prefix=None) is True and check(filename_prefix="") is True
+    for wrong in ("../x", os.path.abspath(os.sep + "elsewhere/x")):
+        assert "leads out" in check(filename_prefix=wrong)
 
 
 # -- reconstruct
