@@ -207,9 +207,10 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
             found = {file.stem: loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except OptionError:
         raise
+    except OSError as problem:
+        raise OptionError(f"{file.name} can't be read: {problem.strerror or problem}.", "Check the path and its permissions.") from None
     except Exception as problem:  # numpy raises nearly everything for broken files, and ValueError for pickled objects
-        reason = getattr(problem, "strerror", None) or problem
-        raise OptionError(f"{file.name} can't be read: {reason}.", "Give plain numbers, saved by numpy without pickled objects.") from None
+        raise OptionError(f"{file.name} can't be read: {problem}.", "Give plain numbers, saved by numpy without pickled objects.") from None
     if len(found) == 1:  # one array needs no name: its shape says what it is
         [array] = found.values()
         return {"points" if array.ndim == 3 else "depth": array}
@@ -254,10 +255,15 @@ def _valid(mask: object, size: tuple[int, ...]) -> np.ndarray:
     return kept > 0.5
 
 
+def _the(source: str) -> str:
+    """`The depth map`, but `photo.npy`."""
+    return f"The {source}" if source.endswith(" map") else source
+
+
 def _made(points: np.ndarray, valid: np.ndarray, intrinsics: object, source: str, metric: bool) -> PointMap:
     if not valid.any():
         raise OptionError(
-            f"The {source} has no valid point: all are masked, infinite, NaN or not before the camera.", "Check what made it."
+            f"{_the(source)} has no valid point: all are masked, infinite, NaN or not before the camera.", "Check what made it."
         )
     matrix = None if intrinsics is None else _intrinsics(intrinsics, (points.shape[0], points.shape[1]))
     return PointMap(np.where(valid[..., None], points, np.float32(np.nan)).astype(np.float32), matrix, source, metric)
@@ -312,7 +318,7 @@ def _fitted(made: PointMap, size: Size | None) -> PointMap:
     height, width = made.points.shape[:2]
     if abs(math.log(width * size[0] / (height * size[1]))) > _LOPSIDED:
         raise OptionError(
-            f"The {made.source} is {width}x{height}, the picture {size[1]}x{size[0]}: not the same view.",
+            f"{_the(made.source)} is {width}x{height}, the picture {size[1]}x{size[0]}: not the same view.",
             "Give the map of this very picture.",
         )
     return made.resized(size)

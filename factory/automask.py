@@ -80,6 +80,6 @@ def _cv2() -> Any:
     except ImportError:
         raise SetupError(
             "--auto-mask grabcut needs OpenCV, which is not installed.",
-            "Add it with: python install.py --layers dev   (or use --auto-mask border)",
+            "Add it with: python install.py --layers server   (or use --auto-mask border)",
         ) from None
     return cv2

@@ -92,6 +92,14 @@ def check_settings(settings: Mapping[str, Any], *, base: Path | None = None) -> 
         ReconstructRequest(image=np.zeros((1, 1, 3), np.uint8), masks=np.ones((1, 1, 1), bool), **fields)
 
 
+def unused(settings: Mapping[str, Any], engine: str) -> str | None:
+    """A sentence about settings that the other engine looks at, where this one made the scene; None where there are none."""
+    other = {"draft": "sam3d", "sam3d": "draft"}.get(engine)
+    names = sorted({canonical(key) for key, value in settings.items() if not _is_none(value)})
+    idle = [name for name in names if known()[name] == other]
+    return f"made by {engine}, which doesn't look at {', '.join(idle)}: only the engine {other} does" if idle else None
+
+
 def check_pointmap(settings: Mapping[str, Any]) -> None:
     """Raises OptionError where something describes a point map, and none is given. Not for batches: there only some pictures may have one."""
     names = {canonical(key) for key, value in settings.items() if not _is_none(value)}

@@ -145,7 +145,7 @@ def test_grabcut_says_what_adds_opencv(tmp_path):
     (tmp_path / "no" / "cv2.py").write_text("raise ImportError('not here')")
     image = sprite(tmp_path / "a.png", alpha=False)
     ran = cli("reconstruct", image, "--auto-mask", "grabcut", "--out", tmp_path / "o", variables={"PYTHONPATH": str(tmp_path / "no")})
-    assert ran.code == 3 and "install.py --layers dev" in ran.err
+    assert ran.code == 3 and "install.py --layers server" in ran.err
 
 
 def test_grabcut_finds_the_object():
@@ -490,3 +490,28 @@ def test_old_leftovers_of_a_killed_run_are_cleared_away(tmp_path, run):
         os.utime(out / name, (time.time() - age,) * 2)
     assert run("reconstruct", sprite(tmp_path / "a.png"), "--out", out, "-f", "glb").code == 0
     assert sorted(hidden(out)) == [".sam3d-batch-old", ".sam3d-one-new"]
+
+
+def test_settings_of_the_other_engine_are_no_secret(tmp_path, run):
+    """Nothing is wrong with them, but nobody looks at them either."""
+    ran = run(
+        "reconstruct",
+        sprite(tmp_path / "a.png"),
+        "--out",
+        tmp_path / "o",
+        "--set",
+        "steps=3",
+        "--set",
+        "thickness=0.4",
+        "--set",
+        "pointmap=none",
+        "--json",
+    )
+    (said,) = [e["text"] for e in ran.only("log") if "steps" in e["text"]]
+    assert ran.code == 0 and "draft" in said and "sam3d" in said and "thickness" not in said and "pointmap" not in said
+    ran = run("reconstruct", tmp_path / "a.png", "--out", tmp_path / "o", "--force", "--set", "thickness=0.4", "--json")
+    assert not [e for e in ran.only("log") if "thickness" in e["text"]]
+    (tmp_path / "in").mkdir()
+    sprite(tmp_path / "in" / "a.png"), sprite(tmp_path / "in" / "b.png")
+    ran = run("batch", tmp_path / "in", "--out", tmp_path / "ob", "--set", "steps=3", "--json")
+    assert len([e for e in ran.only("log") if "steps" in e["text"]]) == 1

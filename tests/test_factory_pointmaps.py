@@ -69,7 +69,8 @@ def test_every_form_gives_the_same_points(tmp_path: Path, name: str, described: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--pointmap", "gone.npy"], "gone.npy can't be read"),
+        (["--pointmap", "gone.npy"], "gone.npy can't be read: No such file"),
+        (["--pointmap", "gone.png", "--set", "fov_x=54"], "gone.png can't be read: No such file"),
         (["--pointmap", "p.npy"], "frame isn't named"),
         (["--pointmap", "p.npy", "--set", "pointmap_frame=opencv2"], "none of 'pytorch3d'"),
         (["--pointmap", "p.npy", "--set", "pointmap_frame=opengl"], "behind the camera"),
@@ -104,7 +105,8 @@ def test_what_is_wrong_is_said_before_a_worker_starts(
     (failed,) = ran.only("failed")
     assert ran.code == 2 and failed["error"]["code"] == "E_OPTION", ran.out
     assert any(word in failed["error"]["message"] for word in words.split("|")), failed
-    assert failed["error"]["hint"]
+    assert failed["error"]["hint"] and "The wide" not in failed["error"]["message"]
+    assert ("path" in failed["error"]["hint"]) is ("No such file" in words)
 
 
 def test_on_the_command_line(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from ..events import FAILED, INTERRUPTED, OK, USAGE, Emit, done_fields, error_ev
 from ..executors import Executor, Slot, open_executor
 from ..jobs import Interrupts, watch
 from ..maker import Maker
+from ..settings import unused
 from .ledger import FolderLock, Ledger, entry_of, is_tried_again
 from .plan import BatchOptions, Item, Stamp, make_plan, request_of, stamp_of
 from .report import Report
@@ -82,6 +83,7 @@ class _Run:
     inbox: queue.Queue[Item | None] = field(default_factory=queue.Queue)
     posts: queue.Queue[tuple[str, dict[str, Any]]] = field(default_factory=queue.Queue)
     counts: Counter[str] = field(default_factory=Counter)  # made, there, failed (quarantined among them; tried: after an attempt), left
+    said: set[str] = field(default_factory=set)  # what is true of all items
     stopping: bool = False  # take no further item
     fatal: Sam3dError | None = None
 
@@ -299,6 +301,9 @@ class _Run:
                 return
             self.ledger.append(self._entry(item, "done", stamp, meta, attempt=attempt))
             self.report.add(item.name, request, item.pair.rule)
+            if (idle := unused(self.options.settings, str(meta["engine"]))) and idle not in self.said:
+                self.said.add(idle)
+                self.post("log", name=None, level="warning", text=idle)
             self.post("done", **done_fields(place, meta, state, meta["seconds"]))
             return
 

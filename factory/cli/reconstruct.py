@@ -18,7 +18,7 @@ from ..events import OK, done_fields, error_event, exit_code, job_event
 from ..inputs import MaskOptions, check_name, check_picture, make_request, mask_files
 from ..jobs import Interrupts, watch
 from ..maker import Maker
-from ..settings import check_pointmap, check_settings
+from ..settings import check_pointmap, check_settings, unused
 from .show import Show
 
 
@@ -88,4 +88,6 @@ def _run(
     if interrupts.count:  # it was faster than the cancellation; nothing has been written yet
         raise JobCancelled("The job was cancelled.")
     meta, state = output.write_scene(place, scene, request, key=key, source=output.source_of(image, files), since=start)
+    if idle := unused(settings, scene.engine):
+        show.event("log", name=place.name, level="warning", text=idle)
     show.event("done", **done_fields(place, meta, state, meta["seconds"]))
