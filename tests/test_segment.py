@@ -228,7 +228,7 @@ def test_a_click_on_a_small_picture_waits_for_none_on_a_large_one(tmp_path: Path
     large[400:900, 400:900] = 200
     with server(tmp_path) as client:
         one, other = send_image(client, encoded(large)), send_image(client, encoded(scene(noisy=True)))
-        room, found = client.app.state.service.decoding, list[int]()  # type: ignore[attr-defined]
+        room, found = client.app.state.service._decoding, list[int]()  # type: ignore[attr-defined]
 
         def ask(path: str, **more: object) -> None:
             answer = client.post(f"{V1}{path}", **more) if more else client.get(f"{V1}{path}")  # type: ignore[arg-type]

@@ -366,6 +366,36 @@ def test_a_job_that_runs_does_not_hold_its_pictures(tmp_path: Path, monkeypatch:
         client.post(f"{V1}/jobs/{job['id']}/cancel")
 
 
+def test_the_pictures_of_jobs_fit_together_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all workers' jobs: each waits until another one's are sent, and not until that one ends. Calls share it, and who waits can be cancelled."""
+    sent: list[weakref.ref[np.ndarray]] = []
+    alive: list[int] = []
+
+    def watched(**fields: Any) -> ReconstructRequest:
+        alive.append(sum(one() is not None for one in sent))
+        sent.append(weakref.ref(fields["masks"].base))
+        time.sleep(0.1)
+        return ReconstructRequest(**fields)
+
+    monkeypatch.setattr(work, "ReconstructRequest", watched)
+    with server(tmp_path, limits=replace(SMALL, memory=5000), workers=3) as client:
+        image = send_image(client, alpha=True)["id"]  # it wants nearly all, as each job does
+        jobs = [send_job(client, image_id=image, params={"seed": 1020 + n})["id"] for n in range(3)]
+        for job in jobs:
+            wait(client, job, ("running",))
+        assert alive == [0, 0, 0]
+        for job in jobs:
+            client.post(f"{V1}/jobs/{job}/cancel")
+            wait(client, job)
+        with client.app.state.service._memory.take(1000):  # type: ignore[attr-defined]
+            job = send_job(client, image_id=image)["id"]
+            wait(client, job, ("starting",))
+            time.sleep(0.3)
+            assert client.post(f"{V1}/jobs/{job}/cancel").status_code == 202
+            assert wait(client, job)["status"] == "canceled" and len(sent) == 3
+        assert wait(client, send_job(client, image_id=image)["id"])["status"] == "succeeded"
+
+
 def test_one_server_for_each_folder(tmp_path: Path) -> None:
     with server(tmp_path) as _, pytest.raises(Sam3dError, match="in use"), server(tmp_path):
         pass

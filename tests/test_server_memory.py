@@ -118,3 +118,27 @@ def test_as_many_soft_masks_as_a_job_may_have_beside_uploads_stay_under_a_gigaby
     assert set(found) <= {200, 201} and state["status"] in ("running", "succeeded")
     print(f"peak {peak[0]} MiB")
     assert peak[0] < 1024
+
+
+def test_four_workers_with_all_that_their_jobs_may_have_beside_uploads_stay_under_a_gigabyte(tmp_path: Path) -> None:
+    """Four jobs at once of a picture of 40 megapixels, its back, and 200 megapixels of soft masks."""
+    one, other = largest(True), largest(False)
+    soft = np.zeros((5000, 8000), np.uint8)
+    soft[500:4500, 500:7500] = np.linspace(0, 255, 7000, dtype=np.uint8)
+    found: list[int] = []
+    with Served(tmp_path, "--workers", 4) as served, weighed(served.pid) as peak:
+        image, back = (str(upload(served.url, data)[1]["id"]) for data in (other, one))
+        masks = []
+        for n in range(5):
+            soft[:400, : 1000 * (n + 1)] = 200
+            masks.append(str(upload(served.url, encoded(soft, compress_level=1), image)[1]["id"]))
+        jobs = [{"image_id": image, "mask_ids": masks, "params": {"seed": seed, "back_image": back}} for seed in range(4)]
+        ids = [served.call("POST", "/jobs", job)[1]["id"] for job in jobs]
+        together([lambda data=data: found.append(upload(served.url, data)[0]) for data in (one, other) * 2])  # type: ignore[misc]
+        end, states = time.monotonic() + 240, [""]
+        while not set(states) <= {"succeeded", "failed"} and time.monotonic() < end:
+            states = [str(served.call("GET", f"/jobs/{id}")[1]["status"]) for id in ids]
+            time.sleep(0.2)
+    assert set(found) <= {200, 201} and states == ["succeeded"] * 4
+    print(f"peak {peak[0]} MiB")
+    assert peak[0] < 1024

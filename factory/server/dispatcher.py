@@ -18,18 +18,21 @@ from ...contract.messages import Hello
 from ...contract.version import VERSION
 from . import params, work
 from .limits import Limits
+from .room import Room
 from .slot import Keys, Open, Slot
 from .store import Store
 from .vault import Vault
 
 
 class Dispatcher:
-    """All slots. environments: the variables that each worker gets beside this process's own."""
+    """All slots. environments: the variables that each worker gets beside this process's own. memory: what their jobs' pictures share with the calls'."""
 
-    def __init__(self, environments: list[dict[str, str]], store: Store, vault: Vault, limits: Limits, open_backend: Open) -> None:
+    def __init__(
+        self, environments: list[dict[str, str]], store: Store, vault: Vault, limits: Limits, memory: Room, open_backend: Open
+    ) -> None:
         self._store, self._limits, self._vault = store, limits, vault
         keys = Keys()
-        self.slots = [Slot(str(n), variables, store, vault, limits, keys, open_backend) for n, variables in enumerate(environments)]
+        self.slots = [Slot(str(n), variables, store, vault, limits, keys, memory, open_backend) for n, variables in enumerate(environments)]
 
     def start(self) -> None:
         recover(self._store, self._limits)

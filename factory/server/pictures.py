@@ -21,6 +21,8 @@ from ...contract.masks import parse_masks
 from .limits import Limits
 from .vault import Vault
 
+PER_PIXEL = 10  # bytes while a PNG or JPEG is read, or a PNG is written: Pillow's pixels, ours, and the file
+WEBP_PER_PIXEL = 17
 RECENT = 64_000_000  # bytes of decoded pictures that stay in memory
 WIDTHS = (128, 256, 512, 1024)  # of thumbnails
 _HINT = "Send a PNG, a JPEG or a WebP."
@@ -43,6 +45,11 @@ def sniff(head: bytes) -> None:
     """Only three decoders ever see what a stranger sends; a name and a declared content type count for nothing. Raises ImageError."""
     if not (head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")):
         raise ImageError("These bytes are no PNG, JPEG or WebP.", _HINT)
+
+
+def most(head: bytes, limits: Limits) -> int:
+    """Bytes that a file with this beginning takes at most while it is decoded and kept."""
+    return limits.max_pixels * (WEBP_PER_PIXEL if head[:4] == b"RIFF" else PER_PIXEL)
 
 
 def check_file(data: bytes, limits: Limits) -> None:

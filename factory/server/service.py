@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from ...client import LocalBackend
@@ -49,9 +49,9 @@ class Service:
         self.vault = Vault(root, self.database, limits)
         self.hub = Hub()
         self.store.listen = self.hub.tell
-        self.dispatcher = Dispatcher(environments, self.store, self.vault, limits, open_backend)
+        self._memory, self._decoding = Room(limits.memory), Room(1)
+        self.dispatcher = Dispatcher(environments, self.store, self.vault, limits, self._memory, open_backend)
         self.keeper = Keeper(self.store, self.vault, limits)
-        self.decoding = Room(1)  # pictures are large: one at a time in memory
         self._flights: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -67,6 +67,12 @@ class Service:
         self.keeper.stop()
         self.database.close()
         self._lock.__exit__()
+
+    @asynccontextmanager
+    async def decoding(self, need: int) -> AsyncIterator[None]:
+        """Around what takes so many bytes of memory. Pictures are large: of all calls one at a time, so that a job waits for one call and not for all."""
+        async with self._decoding.taking(1), self._memory.taking(need):
+            yield
 
     @contextmanager
     def flight(self, what: str, most: int) -> Iterator[None]:

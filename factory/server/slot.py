@@ -12,7 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from typing import Any
 
 from ...contract.backend import Backend, Cancelled, Done, Event, Failed, Log, Preview, Progress, Reconstruction
 from ...contract.errors import JobCancelled, OutOfMemoryError, Sam3dError, SetupError, TimeLimitError, WorkerError
@@ -21,6 +22,7 @@ from ...contract.scene import Scene
 from ...contract.version import VERSION
 from . import params, previews, work
 from .limits import Limits
+from .room import Room
 from .store import Row, Store
 from .vault import Vault
 
@@ -60,7 +62,15 @@ class Slot:
     a job sent, the job and a PNG."""
 
     def __init__(
-        self, name: str, environment: Mapping[str, str], store: Store, vault: Vault, limits: Limits, keys: Keys, open_backend: Open
+        self,
+        name: str,
+        environment: Mapping[str, str],
+        store: Store,
+        vault: Vault,
+        limits: Limits,
+        keys: Keys,
+        memory: Room,
+        open_backend: Open,
     ) -> None:
         self.name = name
         self.hello: Hello | None = None
@@ -68,7 +78,7 @@ class Slot:
         self.job: str | None = None
         self.preview: tuple[str, bytes] = ("", b"")  # stays behind the job's end: whoever has just heard of it may still be on the way
         self._previewed = 0.0
-        self._store, self._vault, self._limits, self._keys = store, vault, limits, keys
+        self._store, self._vault, self._limits, self._keys, self._memory = store, vault, limits, keys, memory
         self._backend = open_backend(environment)
         self._deaths = 0
         self._stop = threading.Event()
@@ -144,7 +154,6 @@ class Slot:
         job, began = row["id"], time.perf_counter()
         deadline = time.monotonic() + self._limits.job_time
         try:
-            piece = work.load(self._vault, row)
             self.hello = self._backend.start()
             self.problem = None
             extra = job if row["fresh"] else ""
@@ -154,10 +163,10 @@ class Slot:
                 meta = self._vault.result(key)
                 if meta is None:
                     self._vault.check_room(0)
-                    made = self._make(job, piece, deadline)
+                    made, about = self._make(row, deadline)
                     self._deaths = 0
                     self._written.result()
-                    self._written = self._writer.submit(self._write, row, key, piece, made, began)
+                    self._written = self._writer.submit(self._write, row, key, about, made, began)
                     return
                 told = work.summary(meta)
                 self._surely(lambda: self._store.succeeded(job, key, told, cached=True, seconds=round(time.perf_counter() - began, 3)))
@@ -168,11 +177,28 @@ class Slot:
         except Exception as problem:
             self._failed(row, problem)
 
-    def _make(self, job: str, piece: work.Work, deadline: float) -> Scene | dict[str, bytes]:
-        if piece.call is not None:
-            self._surely(lambda: self._store.running(job))
-            return self._call(job, piece.call, deadline)
-        return self._watch(job, piece.start(self._backend), deadline)
+    def _make(self, row: Row, deadline: float) -> tuple[Scene | dict[str, bytes], dict[str, Any]]:
+        """What the worker makes of a job, and what meta.json says of that. The job's pictures wait for room in memory, which is given back when they are sent."""
+        job = row["id"]
+
+        def look() -> None:
+            if (why := self._stopped(job, deadline)) is not None:
+                raise why
+
+        with ExitStack() as room:
+            room.enter_context(self._memory.take(work.need(self._vault, row), look))
+            piece = work.load(self._vault, row)
+            about = piece.about or {}
+            if piece.call is not None:
+                self._surely(lambda: self._store.running(job))
+                return self._call(job, piece.call, deadline), about
+            sent = piece.holds
+
+            def look_again() -> None:
+                if sent is None or sent() is None:
+                    room.close()
+
+            return self._watch(job, piece.start(self._backend), deadline, look_again), about
 
     def _call(self, job: str, call: Callable[[Backend], dict[str, bytes]], deadline: float) -> dict[str, bytes]:
         """A call that can't be cancelled: where it must end, it does with its worker. Raises the job's Sam3dError."""
@@ -197,10 +223,10 @@ class Slot:
             over.set()
             watcher.join()
 
-    def _write(self, row: Row, key: str, piece: work.Work, made: Scene | dict[str, bytes], began: float) -> None:
+    def _write(self, row: Row, key: str, about: dict[str, Any], made: Scene | dict[str, bytes], began: float) -> None:
         """On the writer's thread: the end of an attempt."""
         try:
-            place, about = self._vault.place(key), piece.about or {}
+            place = self._vault.place(key)
             seconds = time.perf_counter() - began
             if isinstance(made, Scene):
                 meta = work.write_scene(place, made, about, key, seconds)
@@ -214,12 +240,13 @@ class Slot:
         finally:
             self._keys.give(key)
 
-    def _watch(self, job: str, running: Reconstruction, deadline: float) -> Scene:
-        """The scene. Hands on what the worker says; cancels where that is asked for, or when the time is over. Raises the job's Sam3dError."""
+    def _watch(self, job: str, running: Reconstruction, deadline: float, look: Callable[[], None]) -> Scene:
+        """The scene. Hands on what the worker says; cancels where that is asked for, or when the time is over. look: called often. Raises the job's Sam3dError."""
         why: Sam3dError | None = None
         said, stage, begun = 0.0, "", False
         while True:
             event = running.poll(TICK)
+            look()
             if why is None and (why := self._stopped(job, deadline)) is not None:
                 running.cancel()
             if event is None:

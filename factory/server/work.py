@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Work:
     begin: Callable[[Backend], Reconstruction] | None = None
     call: Callable[[Backend], dict[str, bytes]] | None = None
     about: dict[str, Any] | None = None  # for meta.json
+    holds: weakref.ref[np.ndarray] | None = None  # of what `begin` sends, the numbers that take the most memory
 
     def start(self, backend: Backend) -> Reconstruction:
         """`begin`, once. It is let go of, so that the pictures, hundreds of megabytes maybe, are in memory until they are sent and not until the job ends."""
@@ -41,16 +43,34 @@ class Work:
         return begin(backend)
 
 
+def need(vault: Vault, row: Row) -> int:
+    """Bytes that `load` takes at most, with what is sent to the worker. Raises NotFoundError where the row's files are gone."""
+    if row["frame"]:
+        return vault.path("frame", row["frame"]).stat().st_size if vault.has("frame", row["frame"]) else 0
+    picture, behind = vault.meta("image", row["image"]), json.loads(row["params"]).get("back_image")
+    pixels, count = picture["width"] * picture["height"], max(1, len(json.loads(row["masks"])))
+    back = 0
+    if behind is not None:
+        other = vault.meta("image", behind)
+        back = other["width"] * other["height"]
+    decoded = 4 * back + 4 * pixels + 2 * count * pixels
+    while_last = (pictures.PER_PIXEL * back, 4 * back + pictures.PER_PIXEL * pixels, decoded + 3 * pixels)  # is read: back, picture, mask
+    return int(max(while_last))
+
+
 def load(vault: Vault, row: Row) -> Work:
     """Reads and decodes what the job is made of. Raises an InputError or NotFoundError."""
     return _framed(vault, row) if row["frame"] else _pictured(vault, row)
 
 
 def _pictured(vault: Vault, row: Row) -> Work:
-    image, alpha = pictures.load_image(vault, row["image"])
     settings, names = json.loads(row["params"]), tuple(json.loads(row["names"]))
+    behind = settings.get("back_image")
+    back = None if behind is None else _rgba(vault, behind)  # first: what its decoding takes is gone before the masks come
+    image, alpha = pictures.load_image(vault, row["image"])
     masks = json.loads(row["masks"])
     if masks:
+        alpha = None  # says nothing beside masks
         hard, soft = _masks(vault, masks, image.shape[:2])
     elif alpha is not None:
         soft = alpha[None] if _has_edges(alpha) else None
@@ -59,10 +79,16 @@ def _pictured(vault: Vault, row: Row) -> Work:
         raise MaskError("The picture has no transparency, and no mask was given.", "Send a mask.")
     if not all(mask.any() for mask in hard):
         raise EmptyMaskError("A mask selects nothing.")
-    behind = settings.get("back_image")
-    fields = params.record_fields(settings, None if behind is None else _rgba(vault, behind))
+    fields = params.record_fields(settings, back)
     request = ReconstructRequest(image=image, masks=hard, alpha=soft, names=names, **fields)
-    return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())
+    return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters(), holds=_owner(request.masks))
+
+
+def _owner(array: np.ndarray) -> weakref.ref[np.ndarray]:
+    """The array that the numbers belong to."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return weakref.ref(array)
 
 
 def _masks(vault: Vault, ids: list[str], size: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -104,10 +130,10 @@ def _framed(vault: Vault, row: Row) -> Work:
     message = read_message(vault.path("frame", row["frame"]))
     if isinstance(message, messages.Reconstruct):
         request = message.request
-        return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters())
+        return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters(), holds=_owner(request.masks))
     if isinstance(message, messages.Prepare):
         wanted = message.request
-        return Work(begin=lambda backend: backend.prepare(wanted), about={"engine": wanted.engine})
+        return Work(begin=lambda backend: backend.prepare(wanted), about={"engine": wanted.engine}, holds=_owner(wanted.image))
     if isinstance(message, messages.Export):
         scene, formats, options = message.scene, message.formats, message.options
         return Work(call=lambda backend: backend.export(scene, formats, options), about={"formats": list(formats)})

@@ -37,7 +37,7 @@ async def add_frame(
     aside = service.vault.spool / secrets.token_hex(16)
     try:
         sha = await _spool(request, aside)
-        async with service.decoding.taking(1):
+        async with service.decoding(aside.stat().st_size):
             new = await run_in_threadpool(intake.frame, service, aside, sha, name, priority)
     finally:
         await run_in_threadpool(_forget, aside)

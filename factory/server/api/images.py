@@ -34,7 +34,7 @@ async def add_image(
     service: Serves, response: Response, file: Annotated[UploadFile, File(description="PNG, JPEG or WebP.")]
 ) -> models.ImageOut:
     """Send a picture. Its EXIF turn is applied, its metadata dropped."""
-    async with service.decoding.taking(1):
+    async with service.decoding(await _need(service, file)):
         kept = await run_in_threadpool(_keep_image, service, file.file)
     response.status_code = 201 if kept.fresh else 200
     response.headers["Location"] = f"{views.V1}/images/{kept.id}"
@@ -44,10 +44,10 @@ async def add_image(
 @routes.get("/images/{id}", response_class=FileResponse, responses=_PNG)
 async def get_image(service: Serves, request: Request, id: models.Sha, w: Width | None = None) -> Response:
     """The picture as it is kept (PNG), or a thumbnail of it (WebP) no wider than `w`."""
-    service.vault.meta("image", id)
+    known = service.vault.meta("image", id)
     if w is None:
         return picture(request, service.vault.path("image", id), "image/png", id)
-    async with service.decoding.taking(1):
+    async with service.decoding(known["width"] * known["height"] * pictures.PER_PIXEL):
         path = await run_in_threadpool(pictures.thumbnail, service.vault, id, w)
     return picture(request, path, "image/webp", f"{id}-{w}")
 
@@ -61,7 +61,7 @@ async def add_mask(
 ) -> models.MaskOut:
     """Send a mask for a picture: one object each. Soft edges are kept."""
     known = service.vault.meta("image", image_id)
-    async with service.decoding.taking(1):
+    async with service.decoding(await _need(service, file)):
         kept = await run_in_threadpool(_keep_mask, service, file.file, image_id, (known["height"], known["width"]))
     response.status_code = 201 if kept.fresh else 200
     response.headers["Location"] = f"{views.V1}/masks/{kept.id}"
@@ -89,6 +89,13 @@ def picture(request: Request, path: Path, kind: str, tag: str) -> Response:
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return FileResponse(path, media_type=kind, headers=headers)
+
+
+async def _need(service: Service, file: UploadFile) -> int:
+    """Bytes of memory that an uploaded picture takes."""
+    head = await file.read(16)
+    await file.seek(0)
+    return pictures.most(head, service.limits)
 
 
 def _keep_image(service: Service, file: BinaryIO) -> pictures.Kept:

@@ -54,12 +54,12 @@ async def reconstruct(
             files, fields = _sorted(form)
             usual: Answer = "glb"
             answer = answer or _answer(fields)  # before there is a job that nobody would wait for
-            async with service.decoding.taking(1):
+            async with service.decoding(service.limits.memory):
                 new = await run_in_threadpool(instant.from_files, service, files, fields)
     elif kind == "application/json":
         usual = "json"
         body = await request.body()
-        async with service.decoding.taking(1):
+        async with service.decoding(service.limits.memory):
             new = await run_in_threadpool(instant.from_json, service, body)
     else:
         raise OptionError("The body is neither a form nor JSON.", "Send multipart/form-data or application/json.")

@@ -70,7 +70,7 @@ async def segment(service: Serves, request: Request, id: models.Sha, body: Segme
     with service.flight(f"segment {client}", service.limits.max_segments):  # those who wait for their turn count
         pixels = known["width"] * known["height"]
         lane = desk.lane(pixels)
-        room = service.decoding.taking(1) if pixels > LARGE else nullcontext()  # one large picture in memory
+        room = service.decoding(pixels * pictures.PER_PIXEL) if pixels > LARGE else nullcontext()  # one large picture in memory
         async with desk.turn(session, lane, room):
             masks = await run_in_threadpool(_segment, service, desk, id, prompt, body.engine, lane)
     return SegmentOut(masks=masks)
