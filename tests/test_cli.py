@@ -365,6 +365,19 @@ def test_bars_on_a_terminal(tmp_path):
     assert "sampling" in text and "━" in text and "[bold]x: " in text and "model.glb" in text
 
 
+def test_the_batchs_bar_counts(capsys):
+    from comfyui_sam3d.factory.cli.bars import Bars
+
+    bars = Bars()
+    error = {"code": "E_MASK", "message": "None.", "hint": ""}
+    bars.event("start", command="batch", source="in", out="out", items=3)
+    for name, retry in (("a", True), ("a", False), ("b", False)):
+        bars.event("item", name=name, image="", masks=[], rule="alpha", attempt=1)
+        bars.event("failed", name=name, error=error, attempt=1, retry=retry)
+    (whole,) = bars._progress.tasks
+    assert whole.fields["stage"] == "2 of 3"
+
+
 def test_a_closed_pipe_is_no_traceback(tmp_path):
     process = start("reconstruct", sprite(tmp_path / "a.png"), "--out", tmp_path / "o", "--seed", 1001, "--json")
     process.stdout.close()

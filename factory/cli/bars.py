@@ -27,6 +27,7 @@ class Bars(Lines):
         )
         self._jobs: dict[str, TaskID] = {}
         self._whole: TaskID | None = None
+        self._over = self._items = 0
 
     def __enter__(self) -> Bars:
         self._progress.start()
@@ -47,7 +48,8 @@ class Bars(Lines):
     def on_start(self, e: dict[str, Any]) -> None:
         super().on_start(e)
         if "items" in e:
-            self._whole = self._progress.add_task("all", total=e["items"], stage="")
+            self._items = e["items"]
+            self._whole = self._progress.add_task("all", total=self._items, stage=f"0 of {self._items}")
 
     def on_item(self, e: dict[str, Any]) -> None:
         self._bar(e["name"])
@@ -77,3 +79,5 @@ class Bars(Lines):
             self._progress.remove_task(self._jobs.pop(name))
         if whole and self._whole is not None:
             self._progress.advance(self._whole)
+            self._over += 1
+            self._progress.update(self._whole, stage=f"{self._over} of {self._items}")
