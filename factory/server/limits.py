@@ -13,7 +13,8 @@ class Limits:
 
     max_body: of an uploaded picture or mask. max_json: of any other call's body. max_frame: of a request in the worker's own form (client/remote.py).
     max_pixels, max_side: of a picture, looked up in its header. max_mask_pixels: of all masks of a job together; soft ones take two bytes for each.
-    memory: for pictures of calls and jobs, while they are decoded, written and sent to workers, all workers together. max_connections: open at once; a process has 1024 files, as a rule. max_uploads: bodies that are received at once. max_segments: segmentations of one
+    memory: for pictures of calls and jobs, while they are decoded, written and sent to workers, all workers together. max_connections: open at once; fewer where the system
+    lets the process open too few files (descriptors.py). max_uploads: bodies that are received at once. max_segments: segmentations of one
     client, under way or waiting. body_silence: without a byte of a body that was announced. body_time: for a whole body. head_time: for a request's head.
     answer_silence: for a client that takes nothing of its answer. attempts: at one job. job_time: for one attempt. keep_jobs: after the end. keep_files:
     pictures and masks that no job refers to. quota: of all files; None: what the disk has, less `reserve`.

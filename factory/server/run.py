@@ -10,6 +10,7 @@ from types import FrameType
 
 import uvicorn
 
+from . import descriptors
 from .app import make_app
 from .events import Hub
 from .gate import Access
@@ -18,6 +19,7 @@ from .memory import give_back_large_blocks
 from .protocol import protocol
 from .service import Service
 
+QUEUE = 512  # connections that wait to be accepted
 GRACE = 5  # seconds that calls under way get when the server is stopped
 
 
@@ -28,6 +30,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._hub = hub
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The queue of those who wait to be accepted is long, although few are accepted at once."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(QUEUE)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         self._hub.close_soon()
@@ -36,15 +44,17 @@ class _Server(uvicorn.Server):
 def run(
     listener: socket.socket, data: Path, limits: Limits, environments: list[dict[str, str]], access: Access, ready: Callable[[], None]
 ) -> None:
-    """ready: called when nothing stands in the way any more. Raises a Sam3dError where the data folder can't be used."""
+    """ready: called when nothing stands in the way any more. Raises a Sam3dError where the data folder can't be used, or the process may open too few files."""
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     give_back_large_blocks()
+    limits = descriptors.fitted(limits, len(environments))
     service = Service(data, limits, environments)
     app = make_app(service, access)
     ready()
     config = uvicorn.Config(
         app,
         http=protocol(limits),
+        backlog=descriptors.ACCEPTED,
         ws="none",
         log_config=None,
         access_log=False,
