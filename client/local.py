@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ..contract import messages
 from ..contract.backend import Cancelled, Done, Event, Failed, Log, Preview, Progress
 from ..contract.errors import JobCancelled, OptionError, Sam3dError, WorkerStateError
-from ..contract.frames import encode_frame
+from ..contract.frames import Body, encode_frame
 from ..contract.record import Record
 from ..contract.request import FORMATS, ExportOptions, PrepareRequest, ReconstructRequest
 from ..contract.scene import Scene
@@ -52,7 +52,7 @@ class LocalBackend:
 
     command: the argument list (default: client.interpreter decides). silence: seconds without a heartbeat after which a worker counts
     as hung. grace: seconds that a cancelled job gets to reach its next step before the process is killed. start_timeout: seconds until
-    the worker's greeting. environment: variables added to the worker's.
+    the worker's greeting. environment: variables added to the worker's. take: where an answer's arrays go (contract.frames.read_frame); default: into memory.
 
     It belongs to the process that made it: a forked copy must open its own. What isn't closed is closed when the interpreter ends.
     """
@@ -65,10 +65,12 @@ class LocalBackend:
         grace: float = 5.0,
         start_timeout: float = 60.0,
         environment: Mapping[str, str] | None = None,
+        take: Body | None = None,
     ) -> None:
         self._command = command
         self._extra = dict(environment or {})
         self._silence, self._grace, self._start_timeout = silence, grace, start_timeout
+        self._take = take
         self._owner = os.getpid()
         self._numbers = itertools.count(1)
         # Guards everything below; notified when a worker has ended. Taken before a WorkerProcess's or a LocalJob's own lock, never after.
@@ -198,6 +200,7 @@ class LocalBackend:
             start_timeout=self._start_timeout,
             on_message=self._on_message,
             on_end=self._on_end,
+            take=self._take,
         )
         return self._worker
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..contract.errors import OutOfMemoryError, ProtocolError, Sam3dError, WorkerCrashed, WorkerHung, WorkerStartError
-from ..contract.frames import read_frame
+from ..contract.frames import Body, read_frame
 from ..contract.messages import FROM_WORKER, SILENCE_VARIABLE, Beat, Hello, from_wire
 from ..contract.record import Record
 from ..contract.version import PROTOCOL
@@ -40,7 +40,7 @@ class WorkerProcess:
     """A running worker. Methods may be called from any thread and don't wait. Raises WorkerStartError where it can't be started.
 
     silence: seconds without any byte from the worker after which it counts as hung. start_timeout: seconds until its Hello.
-    on_message is called on the reader thread, on_end once on the watch thread, with `reason` set.
+    take: see contract.frames.read_frame. on_message is called on the reader thread, on_end once on the watch thread, with `reason` set.
     """
 
     def __init__(
@@ -52,13 +52,14 @@ class WorkerProcess:
         start_timeout: float,
         on_message: Callable[[Record], None],
         on_end: Callable[[Sam3dError], None],
+        take: Body | None = None,
     ) -> None:
         self.hello: Hello | None = None
         self.greeted = threading.Event()  # set at the Hello, or at the end without one
         self.ended = threading.Event()  # set after on_end has returned
         self.reason: Sam3dError | None = None  # why it ended; None before
         self._silence, self._start_timeout = silence, start_timeout
-        self._on_message, self._on_end = on_message, on_end
+        self._on_message, self._on_end, self._take = on_message, on_end, take
         self._outbox: queue.SimpleQueue[tuple[Callable[[], bool], Frame] | None] = queue.SimpleQueue()
         self._stderr = bytearray()
         # Guarded by _fate: what is going to happen to the process.
@@ -159,7 +160,7 @@ class WorkerProcess:
             return got
 
         try:
-            while (found := read_frame(read_into)) is not None:
+            while (found := read_frame(read_into, self._take)) is not None:
                 self._receive(*found)
                 del found
             self._stream_over(ProtocolError("The worker closed its output and lived on."))

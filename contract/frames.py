@@ -32,6 +32,7 @@ CHUNK = 4 << 20  # bytes handed over at once: a large array is written, and a no
 
 Write = Callable[[memoryview], object]  # writes all of it, or raises
 ReadInto = Callable[[memoryview], int]  # fills a part of it, returns how much; 0 at the end of the stream
+Body = Callable[[ReadInto, int], np.ndarray]  # reads so many bytes, uint8; whoever expects more than fits into memory gives its own
 
 
 def encode_frame(message: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[memoryview]:
@@ -92,8 +93,8 @@ def _bytes(item: np.ndarray) -> Iterator[memoryview]:
             yield from _bytes(np.ascontiguousarray(item[start : start + CHUNK // row]))
 
 
-def read_frame(read_into: ReadInto) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """The next message and its arrays (views into one buffer), or None where the stream ends between frames.
+def read_frame(read_into: ReadInto, take: Body | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """The next message and its arrays (views into one buffer), or None where the stream ends between frames. take: reads that buffer (read_body).
 
     Raises ProtocolError for a stream that ends inside a frame or holds anything else than a frame.
     """
@@ -103,17 +104,17 @@ def read_frame(read_into: ReadInto) -> tuple[dict[str, Any], dict[str, np.ndarra
     (length,) = struct.unpack("<Q", first.data)
     if not 10 <= length <= MAX_FRAME:
         raise ProtocolError(f"A frame claims {length} bytes{_in_words(first)}.")
-    (text_length,) = struct.unpack("<Q", _need(read_into, 8).data)
+    (text_length,) = struct.unpack("<Q", read_body(read_into, 8).data)
     if not 2 <= text_length <= min(MAX_HEADER, length - 8):
         raise ProtocolError(f"A frame's header claims {text_length} of {length} bytes.")
     try:
-        header = json.loads(_need(read_into, text_length).tobytes())
+        header = json.loads(read_body(read_into, text_length).tobytes())
         message = json.loads(header.pop("__metadata__")["sam3d"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise ProtocolError(f"A frame's header can't be read: {problem!r}.") from None
     if not isinstance(message, dict):
         raise ProtocolError("A message must be a JSON object.")
-    body = _need(read_into, length - 8 - text_length)
+    body = (take or read_body)(read_into, length - 8 - text_length)
     arrays = {name: _array(name, entry, body) for name, entry in header.items()}
     filled = 0
     for start, end in sorted(entry["data_offsets"] for entry in header.values()):
@@ -145,7 +146,8 @@ def _array(name: str, entry: Any, body: np.ndarray) -> np.ndarray:
         raise ProtocolError(f"The array {name!r} of a frame can't be read: {problem}.") from None
 
 
-def _need(read_into: ReadInto, count: int) -> np.ndarray:
+def read_body(read_into: ReadInto, count: int) -> np.ndarray:
+    """So many bytes, uint8, in memory. Raises ProtocolError where the stream ends before."""
     found = _read(read_into, count, at_start=False)
     assert found is not None
     return found

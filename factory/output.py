@@ -118,16 +118,14 @@ def write_scene(
 def write_result(place: Place, files: Mapping[str, Any], meta: Mapping[str, Any], *, owner: str = "one") -> dict[str, dict[str, Any]]:
     """Write a result and its meta.json; returns file -> {size, sha256}. Replaces an earlier result of ours. Raises OutputError.
 
-    files: name -> bytes or uint8 array. owner: part of the temporary folder's name, so that `remove_leftovers` knows whose it is.
+    files: name -> bytes, uint8 array, or an iterator of such pieces. owner: part of the temporary folder's name, so that `remove_leftovers` knows whose it is.
     """
     try:
         place.out.mkdir(parents=True, exist_ok=True)
         with _aside(place.out, owner) as aside:
             records = {}
             for file, data in files.items():
-                view = memoryview(data)
-                records[file] = {"size": view.nbytes, "sha256": hashlib.sha256(view).hexdigest()}
-                _write(_beside(aside, file), view)
+                records[file] = _write(_beside(aside, file), data)
             done = {"sam3d": SCHEMA, "complete": True, **meta, "files": records}
             _write(aside / META, _json(done))
             if place.flat or place.folder.exists():
@@ -249,12 +247,19 @@ def _aside(out: Path, owner: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(path: Path, data: Any) -> None:
+def _write(path: Path, data: Any) -> dict[str, Any]:
+    """Bytes, or an iterator of pieces; returns their size and sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    size, digest = 0, hashlib.sha256()
     with open(path, "xb") as file:
-        file.write(data)
+        for piece in data if isinstance(data, Iterator) else (data,):
+            view = memoryview(piece)
+            size += view.nbytes
+            digest.update(view)
+            file.write(view)
         file.flush()
         os.fsync(file.fileno())
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def _json(value: Mapping[str, Any]) -> bytes:

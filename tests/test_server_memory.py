@@ -142,3 +142,24 @@ def test_four_workers_with_all_that_their_jobs_may_have_beside_uploads_stay_unde
     assert set(found) <= {200, 201} and states == ["succeeded"] * 4
     print(f"peak {peak[0]} MiB")
     assert peak[0] < 1024
+
+
+def test_a_result_of_a_gigabyte_stays_under_a_gigabyte(tmp_path: Path) -> None:
+    """Two objects with all the detail that may be asked for."""
+    noise = np.random.default_rng(0).integers(0, 255, (2500, 2500, 3), np.uint8)
+    settings = {"quality": "best", "texture_size": 4096, "splat_target": 500_000, "outputs": ["glb", "ply"], "engine": "draft"}
+    with Served(tmp_path, stub=False) as served, weighed(served.pid) as peak:
+        image = str(upload(served.url, encoded(noise, compress_level=1))[1]["id"])
+        masks = []
+        for n in range(2):
+            mask = np.zeros((2500, 2500), np.uint8)
+            mask[50 + n : -50, 50:-50] = 255
+            masks.append(str(upload(served.url, encoded(mask), image)[1]["id"]))
+        status, job = served.call("POST", "/jobs", {"image_id": image, "mask_ids": masks, "params": settings})
+        assert status == 201, job
+        end = time.monotonic() + 240
+        while (job := served.call("GET", f"/jobs/{job['id']}")[1])["status"] not in ("succeeded", "failed") and time.monotonic() < end:
+            time.sleep(0.2)
+    assert job["status"] == "succeeded", job
+    print(f"peak {peak[0]} MiB, files {sum(file['bytes'] for file in job['outputs']) // MIB} MiB")
+    assert peak[0] < 1024

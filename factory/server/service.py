@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 from ...client import LocalBackend
 from ...contract.backend import Backend
 from ...contract.errors import BusyError, ConflictError, OutputError, StorageError
 from ..batch.ledger import FolderLock
+from .aside import Aside
 from .database import Database
 from .dispatcher import Dispatcher
 from .events import Hub
@@ -21,16 +23,20 @@ from .store import Store
 from .vault import Vault
 
 
-def local(environment: Mapping[str, str]) -> Backend:
+def local(spool: Path, environment: Mapping[str, str]) -> Backend:
     """The server's workers are always processes of this machine: SAM3D_SERVER is for those who call, and could name this very server."""
-    return LocalBackend(environment=environment)
+    return LocalBackend(environment=environment, take=Aside(spool))
 
 
 class Service:
     """root: the data folder. environments: one for each worker. Raises StorageError or ConflictError where the folder can't be used."""
 
     def __init__(
-        self, root: Path, limits: Limits, environments: list[dict[str, str]], open_backend: Callable[[Mapping[str, str]], Backend] = local
+        self,
+        root: Path,
+        limits: Limits,
+        environments: list[dict[str, str]],
+        open_backend: Callable[[Mapping[str, str]], Backend] | None = None,
     ) -> None:
         self.root, self.limits = root, limits
         try:
@@ -50,7 +56,9 @@ class Service:
         self.hub = Hub()
         self.store.listen = self.hub.tell
         self._memory, self._decoding = Room(limits.memory), Room(1)
-        self.dispatcher = Dispatcher(environments, self.store, self.vault, limits, self._memory, open_backend)
+        self.dispatcher = Dispatcher(
+            environments, self.store, self.vault, limits, self._memory, open_backend or partial(local, self.vault.spool)
+        )
         self.keeper = Keeper(self.store, self.vault, limits)
         self._flights: Counter[str] = Counter()
 

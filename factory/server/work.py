@@ -21,6 +21,7 @@ from ...contract.request import ReconstructRequest
 from ...contract.scene import Scene
 from .. import output
 from . import params, pictures
+from .aside import pieces, released
 from .store import Row
 from .vault import Vault
 
@@ -143,7 +144,8 @@ def _framed(vault: Vault, row: Row) -> Work:
 def write_scene(place: output.Place, scene: Scene, about: dict[str, Any], key: str, seconds: float) -> dict[str, Any]:
     """Write a scene and its files; returns its meta.json. Raises StorageError."""
     bare = messages.JobDone(0, scene.replace(files={}))
-    files: dict[str, Any] = {**scene.files, SCENE: b"".join(encode_frame(*messages.to_wire(bare)))}
+    files: dict[str, Any] = {name: released(pieces(data)) for name, data in scene.files.items()}
+    files[SCENE] = released(encode_frame(*messages.to_wire(bare)))
     meta = {"name": place.name, "key": key, "parameters": about, **output.described(scene), "seconds": round(seconds, 3)}
     return _written(place, files, meta)
 
