@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import io
+import json
 import tempfile
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ pytest.importorskip("fastapi")
 
 from comfyui_sam3d.contract.errors import ProtocolError
 from comfyui_sam3d.contract.frames import encode_frame, read_frame
-from comfyui_sam3d.factory.server import aside, work
+from comfyui_sam3d.factory.server import aside, instant, work
 from comfyui_sam3d.factory.server.aside import Aside, pieces, released
 
 from .server_app import send_job, server, wait
@@ -101,3 +105,29 @@ def test_results_that_were_aside_are_the_same_files(tmp_path: Path) -> None:
             assert scene is not None
             shas.append(([(file["name"], file["sha256"]) for file in job["outputs"]], {name: a.tobytes() for name, a in scene[1].items()}))
     assert shas[0] == shas[1]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3 << 18, (30 << 20) + 1])
+def test_an_answer_with_files_in_json_is_never_in_memory_as_a_whole(tmp_path: Path, size: int) -> None:
+    with server(tmp_path) as client:
+        service = client.app.state.service  # type: ignore[attr-defined]
+        job = wait(client, send_job(client, params={"outputs": ["glb", "ply"]})["id"])
+        row = service.store.job(job["id"])
+        data = np.random.default_rng(0).bytes(size)
+        service.vault.place(row["result"]).path("splat.ply").write_bytes(data)
+        answer, found = instant.response(service, row, instant.Instant(job["id"]), "json"), list[bytes]()
+
+        async def take() -> None:
+            async for piece in answer.body_iterator:  # type: ignore[attr-defined]
+                found.append(piece)
+
+        tracemalloc.start()
+        asyncio.run(take())
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        text = b"".join(found)
+        told = json.loads(text)
+        assert len(text) == int(answer.headers["content-length"]) and answer.headers["content-type"] == "application/json"
+        assert base64.b64decode(told["gaussian_ply"]) == base64.b64decode(told["objects"][0]["gaussian_ply"]) == data
+        assert base64.b64decode(told["mesh_glb"])[:4] == b"glTF" and told["job_id"] == job["id"]
+        assert max(map(len, found)) <= 1 << 20 and peak < len(text) + (4 << 20)  # it is kept here
