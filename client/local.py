@@ -103,8 +103,9 @@ class LocalBackend:
         for name in wanted:
             if name not in FORMATS:
                 raise OptionError(f"{name!r} is no output format.", f"Choose among: {', '.join(FORMATS)}.")
-        bare = scene.replace(files={})
-        job = self._submit(lambda number: messages.Export(number, bare, wanted, options or ExportOptions()))
+        bare = [scene.replace(files={})]
+        del scene  # hundreds of megabytes maybe: in memory until they are sent, and not until the answer comes
+        job = self._submit(lambda number: messages.Export(number, bare.pop(), wanted, options or ExportOptions()))
         job.result()
         return {name: data.tobytes() for name, data in job.files.items()}
 

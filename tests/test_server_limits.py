@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -21,7 +22,7 @@ from comfyui_sam3d.contract.errors import JobCancelled, Sam3dError, StorageError
 from comfyui_sam3d.contract.frames import encode_frame
 from comfyui_sam3d.contract.messages import Export, Hello, to_wire
 from comfyui_sam3d.contract.request import ExportOptions, ReconstructRequest
-from comfyui_sam3d.contract.scene import Scene
+from comfyui_sam3d.contract.scene import Mesh, Scene, SceneObject
 from comfyui_sam3d.contract.version import PROTOCOL, VERSION
 from comfyui_sam3d.factory.server import work
 from comfyui_sam3d.factory.server.keeper import tidy
@@ -249,8 +250,8 @@ class Stubborn:
         self.closed.set()
 
 
-def export_frame() -> bytes:
-    message = Export(1, Scene(objects=(), engine="none"), ("glb",), ExportOptions())
+def export_frame(*objects: SceneObject) -> bytes:
+    message = Export(1, Scene(objects=objects, engine="none"), ("glb",), ExportOptions())
     return b"".join(bytes(part) for part in encode_frame(*to_wire(message)))
 
 
@@ -394,6 +395,29 @@ def test_the_pictures_of_jobs_fit_together_into_memory(tmp_path: Path, monkeypat
             assert client.post(f"{V1}/jobs/{job}/cancel").status_code == 202
             assert wait(client, job)["status"] == "canceled" and len(sent) == 3
         assert wait(client, send_job(client, image_id=image)["id"])["status"] == "succeeded"
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="a caller's frame holds what it gave")
+def test_an_export_that_runs_does_not_hold_its_scene(tmp_path: Path) -> None:
+    """Else nothing large could be done beside it."""
+
+    class Sent(Stubborn):
+        def export(self, scene: Scene, *_: object) -> dict[str, bytes]:
+            assert scene.objects[0].mesh is not None
+            del scene
+            return super().export()
+
+    mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.uint32))
+    with server(tmp_path, limits=replace(SMALL, memory=10), open_backend=Sent) as client:
+        frame = export_frame(SceneObject("a", mesh))
+        answer = client.post(f"{V1}/frames", content=frame, headers={"Content-Type": "application/octet-stream"})
+        wait(client, answer.json()["id"], ("running",))
+        image = threading.Thread(target=send_image, args=(client,))
+        image.start()
+        image.join(5)
+        assert not image.is_alive() and client.get(f"{V1}/jobs/{answer.json()['id']}").json()["status"] == "running"
+        client.post(f"{V1}/jobs/{answer.json()['id']}/cancel")
+        wait(client, answer.json()["id"])
 
 
 def test_one_server_for_each_folder(tmp_path: Path) -> None:

@@ -189,24 +189,25 @@ class Slot:
             room.enter_context(self._memory.take(work.need(self._vault, row), look))
             piece = work.load(self._vault, row)
             about = piece.about or {}
-            if piece.call is not None:
-                self._surely(lambda: self._store.running(job))
-                return self._call(job, piece.call, deadline), about
             sent = piece.holds
 
             def look_again() -> None:
                 if sent is None or sent() is None:
                     room.close()
 
+            if piece.call is not None:
+                self._surely(lambda: self._store.running(job))
+                return self._call(job, piece.call, deadline, look_again), about
             return self._watch(job, piece.start(self._backend), deadline, look_again), about
 
-    def _call(self, job: str, call: Callable[[Backend], dict[str, bytes]], deadline: float) -> dict[str, bytes]:
-        """A call that can't be cancelled: where it must end, it does with its worker. Raises the job's Sam3dError."""
+    def _call(self, job: str, call: Callable[[Backend], dict[str, bytes]], deadline: float, look: Callable[[], None]) -> dict[str, bytes]:
+        """A call that can't be cancelled: where it must end, it does with its worker. look: called often. Raises the job's Sam3dError."""
         why: list[Sam3dError] = []
         over = threading.Event()
 
         def watch() -> None:
             while not over.wait(TICK):
+                look()
                 with suppress(sqlite3.Error):  # it is asked again
                     if not why and (found := self._stopped(job, deadline)) is not None:
                         why.append(found)

@@ -35,7 +35,7 @@ class Work:
     begin: Callable[[Backend], Reconstruction] | None = None
     call: Callable[[Backend], dict[str, bytes]] | None = None
     about: dict[str, Any] | None = None  # for meta.json
-    holds: weakref.ref[np.ndarray] | None = None  # of what `begin` sends, the numbers that take the most memory
+    holds: weakref.ref[np.ndarray] | None = None  # of what is sent, numbers that live as long as all
 
     def start(self, backend: Backend) -> Reconstruction:
         """`begin`, once. It is let go of, so that the pictures, hundreds of megabytes maybe, are in memory until they are sent and not until the job ends."""
@@ -83,6 +83,16 @@ def _pictured(vault: Vault, row: Row) -> Work:
     fields = params.record_fields(settings, back)
     request = ReconstructRequest(image=image, masks=hard, alpha=soft, names=names, **fields)
     return Work(begin=lambda backend: backend.reconstruct(request), about=request.parameters(), holds=_owner(request.masks))
+
+
+def _owner_in(scene: Scene) -> weakref.ref[np.ndarray] | None:
+    """The same of a scene that came in one frame."""
+    for item in scene.objects:
+        if item.mesh is not None:
+            return _owner(item.mesh.vertices)
+        if item.splats is not None:
+            return _owner(item.splats.positions)
+    return None
 
 
 def _owner(array: np.ndarray) -> weakref.ref[np.ndarray]:
@@ -136,8 +146,12 @@ def _framed(vault: Vault, row: Row) -> Work:
         wanted = message.request
         return Work(begin=lambda backend: backend.prepare(wanted), about={"engine": wanted.engine}, holds=_owner(wanted.image))
     if isinstance(message, messages.Export):
-        scene, formats, options = message.scene, message.formats, message.options
-        return Work(call=lambda backend: backend.export(scene, formats, options), about={"formats": list(formats)})
+        given, formats, options = [message.scene], message.formats, message.options
+        return Work(
+            call=lambda backend: backend.export(given.pop(), formats, options),
+            about={"formats": list(formats)},
+            holds=_owner_in(message.scene),
+        )
     raise InputError(f"A {type(message).__name__} is no piece of work.")
 
 
