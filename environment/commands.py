@@ -148,7 +148,8 @@ def _status(root: str, settings: Settings, options: argparse.Namespace) -> int:
             )
         if last:
             done = last["steps"][-1]["step"] if last.get("steps") else "nothing"
-            print(f"last run: {last.get('began')}, {last.get('status')} after {done}")
+            how = "ready" if last.get("status") == "ready" else f"{last.get('status')} after {done}"
+            print(f"last run: {last.get('began')}, {how}")
             if last.get("error"):
                 print(f"   {last['error']['message']} [{last['error']['code']}]\n   {last['error']['hint']}")
     return OK if state == "ready" else NOT_READY

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,11 @@ def test_the_doctor_of_a_real_environment(built: ScratchPack) -> None:
     states = {check["name"]: check["state"] for check in examined["checks"]}
     assert done.returncode == examined["exit"] == 0
     assert states == dict.fromkeys(("journal", "pack", "numpy", "scipy", "pillow", "click", "rich", "files"), "ok")
+
+
+def test_status_in_words(built: ScratchPack) -> None:
+    done = built.run("install.py", "status")
+    assert done.returncode == 0 and re.search(r"^last run: [^ ]+, ready$", done.stdout, re.M), done.stdout
 
 
 def test_git_sees_no_change(built: ScratchPack) -> None:
