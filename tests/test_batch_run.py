@@ -456,7 +456,7 @@ def full_disk(monkeypatch):
         written.append(path)
         if len(written) > 2:  # model.glb and meta.json of the first
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        real(path, data)
+        return real(path, data)
 
     monkeypatch.setattr(output, "_write", write)
     return lambda: monkeypatch.setattr(output, "_write", real)
