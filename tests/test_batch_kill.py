@@ -164,16 +164,23 @@ def test_the_worker_is_killed_at_a_random_moment(folder, seed):
 
 
 @pytest.mark.full
-def test_the_worker_is_killed_all_the_time(folder):
-    """Ten kills while three items are made; the attempts are counted, the last one wins."""
+def test_the_worker_is_killed_all_the_time(folder, capsys):
+    """Each item costs two workers, however many attempts are allowed; then it is set aside. Asked for again, all are made."""
     process = start("batch", folder / "in", "--out", folder / "out", *FORMATS, "--json", "--seed", 1001, "--retries", 10)
     kills = 0
-    while process.poll() is None and kills < 10:
+    while process.poll() is None and kills < 10 * COUNT:
         time.sleep(0.7)
         for child in psutil.Process(process.pid).children() if process.poll() is None else ():
             child.kill()
             kills += 1
     out, err = process.communicate(timeout=120)
-    events = check_events(out)
-    assert process.returncode == 0, err
-    assert sum(e["event"] == "failed" for e in events) >= 5 and set(finished(folder / "out")) == {str(n) for n in range(COUNT)}
+    failures = [e for e in check_events(out) if e["event"] == "failed"]
+    assert process.returncode == 1, err
+    for name in "012":  # one that is killed before its greeting has cost the item nothing
+        crashes = [e["retry"] for e in failures if e["name"] == name and e["error"]["code"] == "E_WORKER_CRASH"]
+        assert crashes == [True, False]
+    assert all(e.get("quarantined", False) != e["retry"] for e in failures) and finished(folder / "out") == {}
+    again = ("batch", folder / "in", "--out", folder / "out", *FORMATS, "--json", "--seed", 1001)
+    assert here(*again, capsys=capsys).code == 1
+    assert here(*again, "--retry-quarantined", capsys=capsys).code == 0
+    assert set(finished(folder / "out")) == {str(n) for n in range(COUNT)} and hidden(folder / "out") == []
