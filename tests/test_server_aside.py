@@ -55,6 +55,13 @@ def test_a_large_answer_comes_out_as_it_went_in(tmp_path: Path) -> None:
         read(frame()[:-1], tmp_path)
 
 
+def test_what_workers_answer_into_memory_is_the_same_in_sum(tmp_path: Path) -> None:
+    source = io.BytesIO(bytes(999))
+    for workers, mapped in ((1, False), (2, True)):
+        source.seek(0)
+        assert (aside._mapping(Aside(tmp_path, workers)(source.readinto, 999)) is not None) == mapped
+
+
 @pytest.mark.parametrize("room", [0, 1, 5000, 1_000_000])
 def test_a_disk_that_is_full_costs_memory_and_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     class Full:

@@ -16,18 +16,20 @@ import numpy as np
 from ...contract.errors import ProtocolError
 from ...contract.frames import ReadInto, read_body
 
-LARGE = 16 << 20  # bytes of an answer from which on it lies on the disk
+LARGE = (
+    64 << 20
+)  # bytes of an answer, over the number of workers, from which on it lies on the disk: a result of one usual object needs not
 CHUNK = 4 << 20  # bytes at once
 
 
 class Aside:
-    """A contract.frames.Body. The files have no name, and go with the last array that looks at them."""
+    """A contract.frames.Body of one of `workers`. The files have no name, and go with the last array that looks at them."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, workers: int = 1) -> None:
+        self._folder, self._large = folder, LARGE // workers
 
     def __call__(self, read_into: ReadInto, count: int) -> np.ndarray:
-        if count < LARGE:
+        if count < self._large:
             return read_body(read_into, count)
         try:
             file: Any = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115  it outlives the `try`

@@ -23,9 +23,9 @@ from .store import Store
 from .vault import Vault
 
 
-def local(spool: Path, environment: Mapping[str, str]) -> Backend:
+def local(spool: Path, workers: int, environment: Mapping[str, str]) -> Backend:
     """The server's workers are always processes of this machine: SAM3D_SERVER is for those who call, and could name this very server."""
-    return LocalBackend(environment=environment, take=Aside(spool))
+    return LocalBackend(environment=environment, take=Aside(spool, workers))
 
 
 class Service:
@@ -57,7 +57,12 @@ class Service:
         self.store.listen = self.hub.tell
         self._memory, self._decoding = Room(limits.memory), Room(1)
         self.dispatcher = Dispatcher(
-            environments, self.store, self.vault, limits, self._memory, open_backend or partial(local, self.vault.spool)
+            environments,
+            self.store,
+            self.vault,
+            limits,
+            self._memory,
+            open_backend or partial(local, self.vault.spool, max(1, len(environments))),
         )
         self.keeper = Keeper(self.store, self.vault, limits)
         self._flights: Counter[str] = Counter()
