@@ -157,7 +157,7 @@ def main() -> None:
     options.add_argument(
         "--rounds", type=int, default=5, help="bare worker and server take turns, so that both meet what else the machine does"
     )
-    options.add_argument("--bare", type=int, default=20, help="jobs of the bare worker in each round")
+    options.add_argument("--bare", type=int, default=50, help="jobs of the bare worker in each round")
     options.add_argument("--quality", choices=("fast", "standard", "best"), default="standard")
     given = options.parse_args()
     SETTINGS["quality"] = given.quality
