@@ -118,3 +118,12 @@ def is_complete(folder: Path) -> dict[str, Any]:
 def hidden(out: Path) -> list[str]:
     """Leftovers of writing: temporary folders and files, the lock aside."""
     return [p.name for p in out.rglob(".*") if p.name != ".sam3d-batch.lock"]
+
+
+def states(ran: Ran) -> dict[str, str]:
+    """Name -> state of `done`, or the code of the last `failed`."""
+    return {e["name"]: e["state"] if e["event"] == "done" else e["error"]["code"] for e in ran.events if e["event"] in ("done", "failed")}
+
+
+def rows(folder: Path, *lines: dict) -> None:
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
